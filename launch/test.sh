@@ -65,7 +65,7 @@ install_all_apart() {
 }
 
 other=$(find_other_python) || true
-say "Installing packages into separate folders (once; about a minute)"
+say "Installing packages into separate folders (once; about two minutes)"
 lock_environment "$venv/bin/python"
 guarded as_one_group install_all_apart
 unlock_environment

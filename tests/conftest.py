@@ -48,7 +48,7 @@ hypothesis.settings.load_profile("repeatable")
 jax.config.update("jax_num_cpu_devices", 8)
 if jax.__version_info__ < (0, 11):
     # This compiles twice as fast; later versions do not have the flag. XLA
-    # reads it only once, and the commands that tests start not at all.
+    # reads it only once, and commands started by tests do not get it.
     with pytest.MonkeyPatch.context() as patch:
         flag = "--xla_cpu_use_fusion_emitters=false"
         patch.setenv("XLA_FLAGS", flag, prepend=" ")

@@ -2,15 +2,15 @@
 
     python -m mixer_jax.data.prepare --table=mydata/table.csv --workers=8
 
-`mixer_jax.main` finds the result if `data.table` is the same table and
-`data.prepared` is --out. If interrupted, the same command goes on.
+`mixer_jax.main` finds the result if its config has the same table, split and
+limits. To resume after an interruption, run the same command again.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.data.images import memory
+from mixer_jax.data.images import checking, memory
 from mixer_jax.data.prepared import build, version
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import command, numbers, parsing, terminal
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--shards",
         type=numbers.whole(1, 99_999),
         default=0,
-        help="number of files (default: one per 8,192 samples, up to 512)",
+        help="number of files (default: one per 1,024 samples, up to 512)",
     )
     add(
         "--workers",
@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="leave out larger images, as the config's data.max_pixels "
         "(default: %(default)s)",
     )
+    add(
+        "--max-skipped",
+        type=numbers.share,
+        default=0.01,
+        help="maximum share of samples to leave out (default: %(default)s)",
+    )
     given = parser.parse_args(arguments)
     return command.run(lambda: _prepare(given))
 
@@ -56,15 +62,17 @@ def _prepare(given: argparse.Namespace) -> None:
     root = table.folder(given.table)
     options = build.Options(given.max_pixels, given.shards, given.workers)
     made = build.prepare(frame, root, given.out, options=options)
-    terminal.say(
-        f"{len(frame) - len(made.skipped):,} samples are prepared in "
-        f"{made.folder}."
+    kept, skipped = checking.leave_out(
+        frame,
+        root,
+        *made.errors(frame, root),
+        given.max_skipped,
+        keep=lambda listed: str(made.folder / version.SKIPPED),
     )
-    if made.skipped:
-        terminal.say(
-            f"{len(made.skipped):,} samples were left out because their images "
-            f"cannot be read; {made.folder / version.SKIPPED} lists them."
-        )
+    made.remove_others()
+    if skipped.count:
+        terminal.say(f"{skipped}.")
+    terminal.say(f"{len(kept):,} samples are prepared in {made.folder}.")
 
 
 if __name__ == "__main__":

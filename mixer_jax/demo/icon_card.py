@@ -72,7 +72,7 @@ and number of samples.{only}
 Set `data.table` to the path of {name}; or set `data.source = "icons"` and
 `data.table` to a path that does not exist yet, to have the table built there
 with images of 96 pixels. Training then writes the rows of its split to
-array_record files, which this does in advance:
+array_record files. This command does so in advance:
 
     python -m mixer_jax.data.prepare --table={name}
 """

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from mixer_jax.runtime import arrays, files, progress, threads
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 
 NOTES = "images.npy"  # in the folder with data derived from the images
 
@@ -152,6 +152,27 @@ def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
             continue
         found[:, place] = status.st_size, status.st_mtime_ns
     return found
+
+
+def check_unchanged(
+    files: Sequence[str | os.PathLike], status: np.ndarray
+) -> None:
+    """Checks that no image has changed since `stat` was called.
+
+    Args:
+      files: n paths.
+      status: int64 `[2, n]`, their sizes and times.
+
+    Raises:
+      PassingError: if one was changed, removed or created.
+    """
+    changed = np.flatnonzero((stat(files) != status).any(axis=0))
+    if len(changed):
+        raise PassingError(
+            f"The image {files[changed[0]]} was changed while the data was "
+            "being prepared. Run this command again once no other program "
+            "modifies the images."
+        )
 
 
 def digest(content: bytes) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import resource_tracker
@@ -29,8 +31,11 @@ def process_pool(number: int | None = None) -> Iterator[ProcessPoolExecutor]:
       number: the number of processes; None for one per core.
     """
     spawn = multiprocessing.get_context("spawn")
+    number = number or os.cpu_count() or 1
     with shielded():
         executor = ProcessPoolExecutor(number, spawn, _mortal)
+        for _ in range(number):  # Tasks start the processes.
+            executor.submit(os.getpid)
     with _dropping(executor):
         yield executor
 
@@ -55,8 +60,17 @@ def shielded() -> Iterator[None]:
 
 
 def _mortal() -> None:
-    """Unblocks SIGTERM, which a pool sends to its processes if one dies."""
+    """Makes a process of a pool end together with its parent.
+
+    Unblocks SIGTERM, which a pool sends to its processes if one dies.
+    """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @contextlib.contextmanager

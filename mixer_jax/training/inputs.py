@@ -39,7 +39,8 @@ class Inputs(NamedTuple):
       skipped: the dropped rows of the split, with reasons.
       data: the identity of `frame`, if known.
       split: the identity of the whole split, if known.
-      source: the prepared samples of `frame`, if they were prepared.
+      prepared: the prepared samples of the whole split, if there are any.
+      source: those of `frame`, if there are any.
     """
 
     frame: pd.DataFrame
@@ -49,6 +50,7 @@ class Inputs(NamedTuple):
     skipped: tuple[table.Skipped, ...]
     data: identity.Data | None = None
     split: identity.Data | None = None
+    prepared: build.Prepared | None = None
     source: PreparedSource | None = None
 
     def examine(self) -> identity.Data:
@@ -125,6 +127,7 @@ def load(
         skipped=tuple(s for s in (unreadable, lone) if s.count),
         data=examined,
         split=split,
+        prepared=prepared,
         source=source,
     )
 

@@ -84,6 +84,8 @@ def make(
     start = start_lib.decide(config, workdir)
     if start is start_lib.Start.PRETRAINED:
         factory.check_pretrained(config.model)
+    # The features of data.cached replace the samples.
+    prepare = prepare and not config.data.cached
     data = inputs.load(config.data, workdir, prepare=prepare, say=say)
     workdir_lib.check_categories(workdir, data.category_ids, prefix)
     origins.check_data(workdir, data, prefix)
@@ -96,6 +98,8 @@ def make(
         other = start is start_lib.Start.OTHER_STAGE
         if other and workdir_lib.latest_step(config.init_from) is not None:
             check_fit(config, workdir_lib.read_config(config.init_from))
+    if prepare:
+        data.prepared.remove_others()
     return run._replace(inputs=data)
 
 

@@ -1,11 +1,13 @@
 """The command prepares what training then finds."""
 
+import os
+
 import pandas as pd
 import pytest
 from PIL import Image
 
 from mixer_jax.data import prepare
-from mixer_jax.data.prepared import build
+from mixer_jax.data.prepared import build, shards
 from mixer_jax.data.tables import table
 
 
@@ -25,22 +27,46 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_prepared_samples_are_found(path, tmp_path, capsys, workers):
+def test_prepared_samples_are_found(
+    path, tmp_path, capsys, monkeypatch, workers
+):
     out = tmp_path / "out"
     options = [f"--table={path}", f"--out={out}", f"--workers={workers}"]
+    options.append("--max-skipped=0.25")
     (tmp_path / "0.png").write_bytes(b"")
     assert prepare.main([*options, "--shards=2"]) == 0
     printed = "".join(capsys.readouterr().out.split())
     assert "3samplesarepreparedin" in printed
+    assert "1of4samplesskipped:unreadableimages(1empty)" in printed
     assert "skipped.csvliststhem" in printed
     frame = table.select(table.read_table(path), "train")
     made = build.find(frame, tmp_path, out)
     assert [count for _, count in made.parts] == [1, 2]
     assert str(made.folder) in printed
     # The same command finds them, too.
-    before = made.folder.stat()
+    monkeypatch.setattr(shards, "write", None)
     assert prepare.main(options) == 0
-    assert made.folder.stat() == before
+
+
+def test_earlier_data_is_kept_if_too_many_images_are_unreadable(
+    path, tmp_path, capsys
+):
+    """Such as those of a file system that is not mounted."""
+    frame = table.select(table.read_table(path), "train")
+    assert prepare.main([f"--table={path}"]) == 0
+    made = build.find(frame, tmp_path)
+    images = [tmp_path / f"{number}.png" for number in range(4)]
+    contents = [image.read_bytes() for image in images]
+    times = [image.stat().st_mtime_ns for image in images]
+    for image in images:
+        image.unlink()
+    del made
+    assert prepare.main([f"--table={path}"]) == 2
+    assert "--max-skipped allows 0.01" in capsys.readouterr().err
+    for image, content, time in zip(images, contents, times, strict=True):
+        image.write_bytes(content)
+        os.utime(image, ns=(time, time))
+    assert not build.find(frame, tmp_path).skipped
 
 
 def test_wrong_input_ends_with_a_sentence(path, tmp_path, capsys):

@@ -29,7 +29,7 @@ def random_weights(shape):
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-# The setting of tests/conftest.py rounds less uniformly.
+# With the setting of tests/conftest.py, remat changes the rounding.
 _OPTIONS = {}
 if jax.__version_info__ < (0, 11):
     _OPTIONS["xla_cpu_use_fusion_emitters"] = True

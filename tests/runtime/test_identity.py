@@ -92,7 +92,7 @@ def test_only_possibly_changed_images_are_read(frame, tmp_path, monkeypatch):
     monkeypatch.setattr(
         identity,
         "_read_digests",
-        lambda x: (read.append([p.name for p in x]), spy(x))[1],
+        lambda x, y: (read.append([p.name for p in x]), spy(x, y))[1],
     )
     (tmp_path / "notes").mkdir()
     at = tmp_path / "notes", frame, tmp_path

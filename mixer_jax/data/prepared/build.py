@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.images import decoding, faults
+from mixer_jax.data.images import checking, decoding, faults
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import (
     generations,
     kept,
-    records,
     shards,
     tfds_files,
     writing,
@@ -32,6 +31,10 @@ from mixer_jax.data.prepared.writing import Options
 from mixer_jax.runtime import identity, paths, terminal
 from mixer_jax.runtime.errors import NewerFormatError, UserError
 
+# Faults that may not be due to an image's bytes.
+_PASSING = {
+    *(faults.UNREADABLE, faults.FOLDER, faults.UNSUPPORTED, faults.TOO_LARGE)
+}
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 Say = Callable[[str], None]
 
@@ -52,8 +55,9 @@ def prepare(
 
     Each combination of table and splits has a folder in `prepared`, with a
     subfolder per version, named by the identity of the rows and images. A new
-    version is created atomically and replaces older ones that are not in use.
-    Rows that the older one has are kept. If interrupted, the next call goes on.
+    version is created atomically; `Prepared.remove_others` removes older ones.
+    Rows of an older version are copied instead of decoded. After an
+    interruption, the same call resumes.
 
     Args:
       frame: rows of a sample table.
@@ -85,8 +89,6 @@ def prepare(
             f"{paths.reason(error)}. Free some space, or set the config's "
             "data.prepared to a folder with enough space."
         ) from error
-    if found.folder.parent == group:
-        generations.remove_others(found.folder)
     return found
 
 
@@ -148,8 +150,7 @@ class _Job:
         """
         groups = sorted(self.place.iterdir()) if self.place.is_dir() else []
         for other in sorted(groups, key=lambda other: other != self.group):
-            names = sorted(os.listdir(other)) if other.is_dir() else []
-            for name in names:
+            for name in _names(other):
                 if not name.startswith(f"{self.key}-"):
                     continue
                 hold = generations.hold(other / name)
@@ -167,10 +168,8 @@ class _Job:
         if compared.changed:
             self.say(_changed(compared.changed))
             return None
-        if not compared.known:
-            return None
         prepared = None
-        if manifest is not None:
+        if manifest is not None and compared.known:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
                 prepared = version_lib.read(
                     folder, hold, manifest, compared.notes
@@ -183,7 +182,7 @@ class _Job:
             return None
         if self.options.shards not in (0, manifest["shards"]):
             return None
-        if again := self._readable(prepared.skipped):
+        if again := self._newly_readable(prepared.skipped):
             self.say(
                 f"{again} could not be read when the data was prepared; "
                 "preparing the data again."
@@ -193,17 +192,19 @@ class _Job:
             identity.write_notes(folder, compared.notes)
         return prepared
 
-    def _readable(self, skipped: Sequence[shards.Fault]) -> str:
-        """Returns an image that the system could not read before, but can now.
+    def _newly_readable(self, skipped: Sequence[shards.Fault]) -> str:
+        """Returns an image that could not be read before, but can now.
 
-        What else is wrong with an image changes with its bytes only.
+        Permissions, the decoder and the free memory may have changed. Other
+        faults change only if the bytes do.
         """
         images = self.frame["image"].to_numpy(object)
         for fault in skipped:
-            if fault.kind in (faults.UNREADABLE, faults.FOLDER):
-                path = self.root / images[fault.row]
+            path = self.root / images[fault.row]
+            if fault.kind in _PASSING:
                 with contextlib.suppress(UnreadableImageError):
-                    decoding.read(path)
+                    limit = self.options.max_pixels
+                    decoding.decode(path, checking.CHECKED, limit)
                     return str(path)
         return ""
 
@@ -218,11 +219,12 @@ class _Job:
             for folder in (version / tfds_files.FOLDER, results):
                 folder.mkdir(parents=True, exist_ok=True)
             plan = shards.plan(split_names(self.frame), self.options.shards)
-            now = kept.keys(self.frame, self.data)
+            limit = self.options.max_pixels
+            now = kept.keys(self.frame, self.data, limit)
             with _earlier(self.group, now) as earlier:
                 made = writing.write(
-                    *(self.frame, self.root, plan, version, results),
-                    *(earlier, self.options),
+                    *(self.frame, self.root, self.data, plan, version),
+                    *(results, earlier, self.options),
                 )
             writing.describe(
                 *(self.frame, self.data, plan, made, now, version),
@@ -260,14 +262,19 @@ def _earlier(group: Path, now: np.ndarray) -> Iterator[kept.Kept | None]:
             parts = version_lib.read_parts(folder)
             if parts is None:
                 continue
-            where = paths.plain(folder / tfds_files.FOLDER)
-            parts = [records.Part(str(where / a), b) for a, b in parts]
             if (found := kept.find(folder, parts, now)) is not None:
                 yield found
                 return
         finally:
             hold.release()
     yield None
+
+
+def _names(folder: Path) -> list[str]:
+    """Returns the sorted names in a folder; empty if it cannot be read."""
+    with contextlib.suppress(OSError):  # such as lost+found
+        return sorted(os.listdir(folder))
+    return []
 
 
 def _time(folder: Path) -> float:

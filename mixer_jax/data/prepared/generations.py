@@ -163,6 +163,8 @@ def _lock(folder: Path, say: Say) -> int:
                 say("Waiting for another process that prepares the same data.")
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_same(descriptor, folder):
+            with contextlib.suppress(OSError):
+                os.utime(folder)  # Its age shows whether it is abandoned.
             return descriptor
         os.close(descriptor)
 

@@ -19,19 +19,27 @@ _SEEDS = ("mixer_jax rows 0", "mixer_jax rows 1")  # 16 characters each
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
-def keys(frame: pd.DataFrame, data: identity.Data) -> np.ndarray:
-    """Returns a hash of each row and its image's size and time, uint64 [N, 2].
-
-    Two rows have the same key with a probability of 2^-128.
-    """
+def status(frame: pd.DataFrame, data: identity.Data) -> np.ndarray:
+    """Returns size and time of each row's image, int64 [2, N]; 0 for none."""
     images = pd.Index(data.images, dtype=object).get_indexer(frame["image"])
     # The last column is for rows without an image, whose place is -1.
-    status = np.zeros((2, len(data.images) + 1), np.uint64)
-    status[:, :-1] = data.sizes, data.times
+    found = np.zeros((2, len(data.images) + 1), np.int64)
+    found[:, :-1] = data.sizes, data.times
+    return found[:, images]
+
+
+def keys(
+    frame: pd.DataFrame, data: identity.Data, max_pixels: int
+) -> np.ndarray:
+    """Returns a hash of each row, uint64 [N, 2].
+
+    It depends on the cells, on the size and time of the image, and on the
+    limit that its check applies.
+    """
     cells = [frame[name].to_numpy(object) for name in table.COLUMNS]
-    out = np.zeros((len(frame), 2), np.uint64)
+    out = np.full((len(frame), 2), max_pixels, np.uint64)
     for column, seed in enumerate(_SEEDS):
-        for values in (*cells, *status[:, images]):
+        for values in (*cells, *status(frame, data).astype(np.uint64)):
             out[:, column] *= _FACTOR
             out[:, column] ^= pd.util.hash_array(values, hash_key=seed)
     return out
@@ -54,7 +62,7 @@ def read(folder: Path) -> np.ndarray:
     """
     rows = arrays.read(folder / ROWS, mapped=True)
     if rows.dtype != _ROW or rows.ndim != 1:
-        raise ValueError(f"{ROWS} has other columns")
+        raise ValueError(f"{ROWS} has unexpected fields")
     return rows
 
 
@@ -83,7 +91,7 @@ class Kept:
         self._records = np.where(same, rows["record"][found], -1)
         self._digests = rows["digest"][found]
 
-    def of(self, shard: shards.Shard) -> shards.Earlier | None:
+    def for_shard(self, shard: shards.Shard) -> shards.Earlier | None:
         """Returns what is kept of a shard; None if nothing is."""
         known = self._records[shard.rows]
         if (known < 0).all():

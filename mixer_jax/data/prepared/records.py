@@ -1,5 +1,7 @@
 """Records of samples in array_record files, as TFDS reads and writes them."""
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -7,20 +9,24 @@ from typing import NamedTuple
 from array_record.python import array_record_data_source, array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
+from mixer_jax.runtime import paths
+
 # One record per chunk, so that a single record can be read alone.
 _OPTIONS = "group_size:1"
 
 
 class Part(NamedTuple):
-    """A file of records, as `array_record` wants it described.
+    """A file of records, described as array_record expects it.
 
     Attributes:
       filename: the path.
       examples_in_shard: the number of records.
+      checksum: the checksum of the file, if known.
     """
 
     filename: str
     examples_in_shard: int
+    checksum: str = ""
 
     @property
     def skip(self) -> int:
@@ -60,25 +66,46 @@ def write(path: Path, records: Iterator[bytes]) -> int:
       OSError: if the file cannot be written.
     """
     count = 0
-    try:
+    with _system_errors(path):
         writer = array_record_module.ArrayRecordWriter(str(path), _OPTIONS)
-        try:
-            for record in records:
+    try:
+        for record in records:
+            with _system_errors(path):
                 writer.write(record)
-                count += 1
-        finally:
+            count += 1
+    finally:
+        with _system_errors(path):
             writer.close()
+    with _system_errors(path):
         reader = array_record_module.ArrayRecordReader(str(path))
         found = reader.num_records()
         reader.close()
-    except (RuntimeError, ValueError) as error:
-        # array_record raises these for a full disk, too.
-        raise OSError(f"{path} cannot be written ({error})") from error
     if found != count:
         raise OSError(f"{path} has {found} records instead of {count}")
     return count
 
 
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Raises array_record's errors, as for a full disk, as OSErrors."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
+
+
 def source(parts: Sequence[Part]) -> Sequence[bytes]:
     """Returns the records of several files as one sequence, opened lazily."""
-    return array_record_data_source.ArrayRecordDataSource(parts)
+    folders = {os.path.dirname(part.filename) for part in parts}
+    plain = {name: paths.plain(Path(name)) for name in folders}
+    return array_record_data_source.ArrayRecordDataSource(
+        [
+            part._replace(
+                filename=str(
+                    plain[os.path.dirname(part.filename)]
+                    / os.path.basename(part.filename)
+                )
+            )
+            for part in parts
+        ]
+    )

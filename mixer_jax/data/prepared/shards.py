@@ -1,6 +1,6 @@
 """Shards of a prepared data set, each written and checked by itself.
 
-The rows of each split are divided into shards by their number alone, and a
+The rows of each split are divided into shards based only on their number, and a
 shard's bytes depend on its rows alone. The result is therefore the same for any
 number of threads or processes, and after any interruption. Rows that an earlier
 version already has are copied without decoding their images again.
@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,11 +28,11 @@ from mixer_jax.runtime import files, identity, paths
 
 TEXTS = tuple(name for name in table.COLUMNS if name != "image")
 OPTION = "data.max_pixels"  # for messages
-_ROWS = 8192  # rows per shard by default
-_MOST = 512  # shards by default; each one in use is an open file
+_ROWS = 1024  # rows per shard by default
+_MAX_SHARDS = 512  # shards by default; each one in use is an open file
 _CHUNK = 1 << 20  # bytes
 _STOP = "stop"  # a file among the results that ends all tasks
-_EVERY = 64  # rows between two looks for it
+_STOP_CHECK_ROWS = 64  # rows between checks for this file
 
 
 class StoppedError(Exception):
@@ -75,7 +76,7 @@ class Earlier:
             return None
         begin = 0
         for part in self.parts:
-            if begin == first:
+            if begin == first and part.examples_in_shard:
                 same = part.examples_in_shard == len(self.records)
                 return part if same else None
             begin += part.examples_in_shard
@@ -84,7 +85,7 @@ class Earlier:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What to write into one file.
+    """The rows to write to one file.
 
     Attributes:
       name: the name of the file.
@@ -107,6 +108,7 @@ class Task:
       results: the folder of finished shards' results.
       root: the folder that the image paths are relative to.
       images: the image paths of the rows.
+      status: int64 `[2, n]`, sizes and times of the images; -1 if missing.
       texts: the other cells of the rows, by column.
       max_pixels: see `decoding.decode`.
       earlier: rows kept from an earlier version.
@@ -117,6 +119,7 @@ class Task:
     results: Path
     root: Path
     images: Sequence[str]
+    status: np.ndarray
     texts: dict[str, Sequence[str]]
     max_pixels: int
     earlier: Earlier | None = None
@@ -124,7 +127,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What is known of a finished shard.
+    """The outcome of a finished shard.
 
     Attributes:
       count: the number of records.
@@ -146,14 +149,14 @@ def plan(splits: np.ndarray, number: int = 0) -> list[Shard]:
 
     Args:
       splits: `[N]`, the split of each row.
-      number: the number of shards per split; 0 for one per 8,192 rows, up to
+      number: the number of shards per split; 0 for one per 1,024 rows, up to
         512. A split with fewer rows has one shard per row.
     """
     shards = []
     codes, names = pd.factorize(splits, sort=True)
     for code, split in enumerate(names):
         rows = np.flatnonzero(codes == code)
-        count = number or min(-(-len(rows) // _ROWS), _MOST)
+        count = number or min(-(-len(rows) // _ROWS), _MAX_SHARDS)
         parts = np.array_split(rows, min(count, len(rows)))
         for place, part in enumerate(parts):
             name = file_name(split, place, len(parts))
@@ -177,7 +180,7 @@ def clear(plan: Sequence[Shard], folder: Path, results: Path) -> None:
 
 
 def stop(results: Path) -> None:
-    """Makes the tasks with these results end soon, also in other processes."""
+    """Asks all tasks, in any process, to stop soon."""
     with contextlib.suppress(OSError):  # The disk may be full.
         (results / _STOP).touch()
 
@@ -190,25 +193,25 @@ def write(task: Task) -> Result:
       StoppedError: after a call of `stop`.
     """
     path = task.folder / task.shard.name
-    kept = task.results / f"{task.shard.name}.json"
-    if (result := _finished(path, kept)) is not None:
+    result_path = task.results / f"{task.shard.name}.json"
+    if (result := _finished(path, result_path)) is not None:
         return result
-    shared = task.earlier and task.earlier.same_part()
-    if shared:
-        _share(Path(shared.filename), path)
+    if _shared(task, path):
         digests, faults, count = task.earlier.digests, (), len(task.shard.rows)
     else:
         digests = np.zeros((len(task.shard.rows), 16), np.uint8)
         found: list[Fault] = []
-        draft = path.with_name(f".{path.name}")
+        # A process of an interrupted run may not have ended yet.
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         where = paths.plain(draft.parent) / draft.name
         count = records.write(where, _records(task, digests, found))
+        files.settle(draft)
         draft.rename(path)
         faults = tuple(found)
     size = path.stat().st_size
     result = Result(count, size, _checksum(path), digests, faults)
     plain = dataclasses.asdict(result) | {"digests": digests.tobytes().hex()}
-    files.write_text(kept, json.dumps(plain))
+    files.write_text(result_path, json.dumps(plain))
     return result
 
 
@@ -219,28 +222,49 @@ def _records(
     earlier = task.earlier
     known = records.source(earlier.parts) if earlier else ()
     for place, row in enumerate(task.shard.rows.tolist()):
-        if place % _EVERY == 0 and (task.results / _STOP).exists():
+        if place % _STOP_CHECK_ROWS == 0 and (task.results / _STOP).exists():
             raise StoppedError
+        record = None
         if earlier and earlier.records[place] >= 0:
+            # array_record raises many types of errors for damaged files.
+            with contextlib.suppress(Exception):
+                record = known[int(earlier.records[place])]
+        if record is not None:
             digests[place] = earlier.digests[place]
-            yield known[int(earlier.records[place])]
+            yield record
             continue
         content = b""
         if name := task.images[place]:
             path = task.root / name
             try:
-                content = decoding.read(path)
+                content = None
+                content = _read(path, task.status[:, place])
                 decoding.decode(
                     content, checking.CHECKED, task.max_pixels, option=OPTION
                 )
             except UnreadableImageError as error:
                 found.append(Fault(row, error.kind, _reason(error, path)))
-                if content:
+                if content is not None:
                     digests[place] = identity.digest(content)
                 continue
             digests[place] = identity.digest(content)
         cells = {name: column[place] for name, column in task.texts.items()}
         yield records.encode(cells, content)
+
+
+def _read(path: Path, status: np.ndarray) -> bytes:
+    """Returns the bytes of an image whose size and time are as expected.
+
+    Raises:
+      UnreadableImageError: if the file cannot be read.
+      PassingError: if it was changed, removed or created since its size and
+        time were looked up, as when a file system is lost for a moment.
+    """
+    try:
+        content = decoding.read(path)
+    finally:
+        identity.check_unchanged([path], status[:, None])
+    return content
 
 
 def _reason(error: UnreadableImageError, path: Path) -> str:
@@ -251,10 +275,10 @@ def _reason(error: UnreadableImageError, path: Path) -> str:
     return message
 
 
-def _finished(path: Path, kept: Path) -> Result | None:
+def _finished(path: Path, result_path: Path) -> Result | None:
     """Returns the result of a finished shard whose file is undamaged."""
     try:
-        plain = json.loads(kept.read_text())
+        plain = json.loads(result_path.read_text())
         digests = np.frombuffer(bytes.fromhex(plain["digests"]), np.uint8)
         plain["digests"] = digests.reshape(-1, 16)
         plain["faults"] = tuple(Fault(*fault) for fault in plain["faults"])
@@ -266,13 +290,23 @@ def _finished(path: Path, kept: Path) -> Result | None:
     return None
 
 
-def _share(old: Path, new: Path) -> None:
-    """Makes a file available under another name, as a copy if necessary."""
-    new.unlink(missing_ok=True)
+def _shared(task: Task, path: Path) -> bool:
+    """Takes over an undamaged file of the earlier version, if one fits."""
+    old = task.earlier and task.earlier.same_part()
+    if not old:
+        return False
+    path.unlink(missing_ok=True)
     try:
-        os.link(old, new)
-    except OSError:  # Some file systems have no hard links.
-        shutil.copyfile(old, new)
+        try:
+            os.link(old.filename, path)
+        except OSError:  # Some file systems have no hard links.
+            shutil.copyfile(old.filename, path)
+        if _checksum(path) == old.checksum:
+            return True
+    except OSError:
+        pass  # The old file may be damaged.
+    path.unlink(missing_ok=True)
+    return False
 
 
 def _checksum(path: Path) -> str:

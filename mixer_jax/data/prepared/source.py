@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from mixer_jax.data.prepared import generations, records
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 
 
@@ -35,17 +34,15 @@ class PreparedSource:
           hold: keeps the folder from being removed.
           content: hash of the rows and of the images' bytes.
         """
-        # `paths.plain` is valid in this process only, so keep the real path.
         self._folder = Path(os.path.realpath(folder))
         self._parts, self._places = tuple(parts), places
         self._hold, self.content = hold, content
         self._open()
 
     def _open(self) -> None:
-        folder = paths.plain(self._folder)
         self._records = records.source(
             [
-                records.Part(str(folder / name), count)
+                records.Part(str(self._folder / name), count)
                 for name, count in self._parts
             ]
         )

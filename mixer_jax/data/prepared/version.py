@@ -1,4 +1,4 @@
-"""Opens a version of a prepared data set, after a check of its files' sizes."""
+"""Opens a version of a prepared data set, after checking its files' sizes."""
 
 import contextlib
 import json
@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.data.images.faults import UnreadableImageError
-from mixer_jax.data.prepared import generations, kept, shards, tfds_files
+from mixer_jax.data.prepared import (
+    generations,
+    kept,
+    records,
+    shards,
+    tfds_files,
+)
 from mixer_jax.data.prepared.source import PreparedSource
 from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import UserError
@@ -50,6 +56,8 @@ class Prepared(NamedTuple):
         """
         places = self.rows["record"]
         places = places if rows is None else places[rows]
+        if (places < 0).any():
+            raise ValueError("Some of these rows were left out.")
         notes = identity.compare_notes(self.notes, data, strict=False).notes
         return PreparedSource(
             self.folder / tfds_files.FOLDER,
@@ -58,6 +66,10 @@ class Prepared(NamedTuple):
             self.hold,
             data.content(notes),
         )
+
+    def remove_others(self) -> None:
+        """Removes the other versions of the same group, unless in use."""
+        generations.remove_others(self.folder)
 
     def errors(
         self, frame: pd.DataFrame, root: Path
@@ -73,12 +85,18 @@ class Prepared(NamedTuple):
         ]
 
 
-def read_parts(folder: Path) -> list[tuple[str, int]] | None:
-    """Returns the files of an undamaged version of a known format, or None."""
+def read_parts(folder: Path) -> list[records.Part] | None:
+    """Returns the files of a whole version of a known format, or None."""
     errors = (UserError, OSError, ValueError, TypeError, KeyError)
     with contextlib.suppress(*errors):
         if (manifest := generations.read_record(folder)) is not None:
-            return _parts(folder, manifest)
+            where = folder / tfds_files.FOLDER
+            return [
+                records.Part(str(where / name), count, part["blake2b"])
+                for (name, count), part in zip(
+                    _parts(folder, manifest), manifest["files"], strict=True
+                )
+            ]
     return None
 
 

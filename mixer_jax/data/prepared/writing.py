@@ -31,7 +31,7 @@ class Options:
 
     Attributes:
       max_pixels: see `decoding.decode`.
-      shards: the number of files per split; 0 to choose it by the rows.
+      shards: the number of files per split; 0 to derive it from the rows.
       workers: the number of processes that decode; 0 for one thread per core.
     """
 
@@ -43,6 +43,7 @@ class Options:
 def write(
     frame: pd.DataFrame,
     root: Path,
+    data: identity.Data,
     plan: Sequence[shards.Shard],
     version: Path,
     results: Path,
@@ -54,6 +55,7 @@ def write(
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
+      data: the identity of the rows.
       plan: the shards.
       version: the folder of the new version.
       results: the folder of the finished shards' results.
@@ -65,6 +67,7 @@ def write(
       PassingError: if a worker process was killed.
     """
     images = frame["image"].to_numpy(object)
+    status = kept.status(frame, data)
     texts = {name: frame[name].to_numpy(object) for name in shards.TEXTS}
 
     def tasks() -> Iterator[shards.Task]:
@@ -75,9 +78,10 @@ def write(
                 results=results,
                 root=root,
                 images=images[shard.rows].tolist(),
+                status=status[:, shard.rows],
                 texts={k: v[shard.rows].tolist() for k, v in texts.items()},
                 max_pixels=options.max_pixels,
-                earlier=earlier.of(shard) if earlier else None,
+                earlier=earlier.for_shard(shard) if earlier else None,
             )
 
     workers = options.workers
@@ -120,7 +124,7 @@ def describe(
     Raises:
       PassingError: if an image has changed since `data` was examined.
     """
-    _check_unchanged(data)
+    identity.check_unchanged(data.files, np.stack([data.sizes, data.times]))
     skipped = sorted(fault for one in made for fault in one.faults)
     places = np.full(len(frame), -1, np.int64)
     digests = np.zeros((len(frame), 16), np.uint8)
@@ -135,7 +139,8 @@ def describe(
         splits[shard.split].append((result.count, result.size))
     codes, _ = pd.factorize(frame["image"].where(frame["image"] != ""))
     of_images = np.zeros((len(data.images), 16), np.uint8)
-    of_images[codes[codes >= 0]] = digests[codes >= 0]
+    known = (codes >= 0) & digests.any(1)
+    of_images[codes[known]] = digests[known]
     notes = identity.make_notes(data, of_images)
     identity.write_notes(version, notes)
     rows = kept.make(now, places, digests)
@@ -154,7 +159,6 @@ def describe(
     generations.write_record(
         version,
         rows=len(frame),
-        max_pixels=options.max_pixels,
         shards=options.shards,
         skipped=skipped,
         files=parts,
@@ -164,7 +168,7 @@ def describe(
 def _in_order(
     pool: Executor, tasks: Iterator[shards.Task], ahead: int
 ) -> Iterator[shards.Result]:
-    """Yields the results of tasks in order, with `ahead` tasks in progress."""
+    """Yields results in order, with up to `ahead` tasks in progress."""
     pending: collections.deque = collections.deque()
     try:
         for task in tasks:
@@ -184,15 +188,3 @@ def _in_order(
 def _save(path: Path, rows: np.ndarray) -> None:
     with open(path, "wb") as file:
         np.save(file, rows)
-
-
-def _check_unchanged(data: identity.Data) -> None:
-    """Checks that no image has changed since its size was looked up."""
-    now = identity.stat(data.files)
-    changed = np.flatnonzero((now != [data.sizes, data.times]).any(axis=0))
-    if len(changed):
-        raise PassingError(
-            f"The image {data.files[changed[0]]} was changed while the data "
-            "was being prepared. Run this command again once no other "
-            "program modifies the images."
-        )

@@ -62,6 +62,7 @@ def frame():
 def prepare(frame, root, place="", **settings):
     """Prepares a frame and returns its samples."""
     made = build.prepare(frame, root, place, **settings)
+    made.remove_others()
     return made.source(identity.examine(frame, root))
 
 
@@ -206,7 +207,7 @@ import pandas as pd
 from mixer_jax.data.prepared import build, shards
 write = shards.write
 def slow(task):
-    print("writing", flush=True)
+    print("writing\\n", end="", flush=True)
     sys.stdin.readline()
     return write(task)
 shards.write = slow
@@ -350,7 +351,7 @@ def test_interrupted_preparation_continues(frame, root, monkeypatch):
     made = build.prepare(frame, root, place, options=options)
     # The first one is damaged, and the third one was interrupted.
     assert first[1] not in written
-    assert {first[0], first[2]} < {*written}
+    assert {first[0], first[2]} <= {*written}
     assert len(written) == len({*written})
     for path in files_named(made):
         other = whole.folder / path.relative_to(made.folder)
@@ -368,12 +369,14 @@ def test_an_interrupt_does_not_wait_for_whole_shards(root, workers):
 
     def interrupt():
         # Wait until the shard is being written.
-        while not list(root.glob("prepared/*/.partial-*/*/*/*/.sample*")):
+        for _ in range(6000):
+            if list(root.glob("prepared/*/.partial-*/*/*/*/.sample*")):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
 
     options = build.Options(shards=1, workers=workers)
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         build.prepare(frame, root, options=options)
@@ -412,12 +415,89 @@ def test_all_images_may_be_unreadable(frame, root):
         assert {error.kind for error in errors} == {faults.EMPTY}
 
 
+def test_a_smaller_limit_applies_to_kept_rows(frame, root):
+    Image.new("RGB", (40, 40)).save(root / "3.png")
+    assert not build.prepare(frame, root).skipped
+    few = build.Options(max_pixels=1000)
+    (fault,) = build.prepare(frame, root, options=few).skipped
+    assert (fault.row, fault.kind) == (3, faults.TOO_LARGE)
+    assert not build.prepare(frame, root).skipped
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("edited", [4, 2])
+def test_rows_are_not_kept_from_damaged_files(frame, root, workers, edited):
+    """Whether a damaged file has the same rows or others."""
+    place = root / "a[1]"  # whose path needs a descriptor of the process
+    place.mkdir()
+    options = build.Options(shards=2, workers=workers)
+    old = build.prepare(frame, root, place, options=options)
+    for path in files_named(old):
+        content = bytearray(path.read_bytes())
+        content[70:-1:7] = bytes(len(content[70:-1:7]))
+        path.write_bytes(content)
+    frame = frame.copy()
+    frame.loc[edited, "group"] = "h"
+    new = build.prepare(frame, root, place, options=options)
+    assert new.folder != old.folder
+    source = new.source(identity.examine(frame, root))
+    assert contents(source) == contents(pipeline.FileSource(frame, root))
+
+
+@pytest.mark.parametrize("change", ["lost", "edited"])
+def test_an_image_that_changes_for_a_moment_is_not_believed(
+    frame, root, monkeypatch, change
+):
+    """The interrupted preparation does not keep what it read meanwhile."""
+    path, read = root / "3.png", decoding.read
+    good, status = path.read_bytes(), path.stat()
+
+    def unsteady(name):
+        if name == path:
+            path.unlink()
+            if change == "edited":
+                Image.new("RGB", (8, 8), "blue").save(path)
+        return read(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "read", unsteady)
+        with pytest.raises(PassingError, match=r"3\.png was changed while"):
+            build.prepare(frame, root)
+    path.write_bytes(good)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    made = build.prepare(frame, root)
+    assert not made.skipped
+    source = made.source(identity.examine(frame, root))
+    assert contents(source) == contents(pipeline.FileSource(frame, root))
+
+
+def test_a_decoder_that_is_installed_later_is_used(frame, root, monkeypatch):
+    decode = decoding.decode
+
+    def fail(*_, **__):
+        raise faults.UnreadableImageError("no", faults.UNSUPPORTED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decode", fail)
+        assert len(build.prepare(frame, root).skipped) == 5
+        assert len(build.prepare(frame, root).skipped) == 5
+    assert decoding.decode is decode
+    assert not build.prepare(frame, root).skipped
+
+
+def test_rows_that_were_left_out_cannot_be_read(frame, root):
+    (root / "3.png").write_bytes(b"")
+    made = build.prepare(frame, root)
+    with pytest.raises(ValueError, match="left out"):
+        made.source(identity.examine(frame, root))
+
+
 def files_named(made):
     return sorted(made.folder.rglob("*array_record*"))
 
 
 def test_kept_rows_are_not_decoded_again(frame, root, monkeypatch):
-    """The bytes are those of data that are prepared from nothing."""
+    """The bytes are those of data prepared from scratch."""
     options = build.Options(shards=2)
     old = build.prepare(frame, root, options=options)
     Image.new("RGB", (9, 9), "red").save(root / "2.png")
@@ -502,7 +582,9 @@ def test_repaired_images_are_noticed(frame, root, monkeypatch):
     assert len(build.prepare(frame, root, say=messages.append).skipped) == 1
     assert not messages
     denied.clear()
-    assert not build.prepare(frame, root, say=messages.append).skipped
+    repaired = build.prepare(frame, root, say=messages.append)
+    assert not repaired.skipped
+    repaired.remove_others()
     assert messages == [
         f"{root / '3.png'} could not be read when the data was prepared; "
         "preparing the data again."
@@ -617,6 +699,7 @@ def break_json(path):
         ("manifest.json", break_json),
         ("manifest.json", lambda path: path.write_text('{"format": 1}')),
         ("rows.npy", os.remove),
+        ("images.npy", os.remove),
         ("rows.npy", truncate),
         ("1.0.0", shutil.rmtree),
     ],

@@ -33,9 +33,10 @@ def test_keys_depend_on_each_cell_and_on_the_image():
     cases += [(row(0, text="a", group="bc"), 5)]
     for cells, size in cases:
         frame, data = rows_and_data([cells], [size])
-        key = kept.keys(frame, data)
-        np.testing.assert_array_equal(key, kept.keys(frame, data))
+        key = kept.keys(frame, data, 7)
+        np.testing.assert_array_equal(key, kept.keys(frame, data, 7))
         seen.add(tuple(key[0].tolist()))
+        assert (kept.keys(frame, data, 8) != key).any()
     assert len(seen) == len(cases)
 
 
@@ -44,7 +45,7 @@ def test_a_key_does_not_depend_on_the_other_rows():
     alone, data_alone = rows_and_data([row(1)], [6])
     data_alone.times[:] = data.times[1]
     np.testing.assert_array_equal(
-        kept.keys(frame, data)[1:2], kept.keys(alone, data_alone)
+        kept.keys(frame, data, 7)[1:2], kept.keys(alone, data_alone, 7)
     )
 
 
