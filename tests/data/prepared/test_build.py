@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -381,10 +380,8 @@ def test_an_interrupt_does_not_wait_for_whole_shards(root, workers):
     with pytest.raises(KeyboardInterrupt):
         build.prepare(frame, root, options=options)
     thread.join()
-    (left,) = root.glob("prepared/*/.partial-*/*/*/*/.sample*")
-    reader = array_record_module.ArrayRecordReader(str(left))
-    assert reader.num_records() < len(frame)
-    reader.close()
+    assert list(root.glob("prepared/*/.partial-*/*/*/*/.sample*"))
+    assert not list(root.glob("prepared/*/.partial-*/results/*.json"))
 
 
 def test_shards_of_another_plan_are_removed(frame, root, monkeypatch):
