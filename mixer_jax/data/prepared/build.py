@@ -75,17 +75,16 @@ def prepare(
         images in a newer format.
     """
     job = _job(frame, root, prepared, data, options, say)
-    place, group = job.place, job.group
     try:
         found = job.find()
         while found is None:
-            paths.make_folder(group)
+            paths.make_folder(job.group)
             job.make()
             # Do not report changed images twice.
             found = job.silent().find()
     except OSError as error:
         raise UserError(
-            f"The prepared data cannot be written to {place}: "
+            f"The prepared data cannot be written to {job.place}: "
             f"{paths.reason(error)}. Free some space, or set the config's "
             "data.prepared to a folder with enough space."
         ) from error
@@ -190,7 +189,7 @@ class _Job:
             return None
         with contextlib.suppress(OSError):  # Possibly read-only.
             identity.write_notes(folder, compared.notes)
-        return prepared
+        return prepared._replace(owned=folder.parent == self.group)
 
     def _newly_readable(self, skipped: Sequence[shards.Fault]) -> str:
         """Returns an image that could not be read before, but can now.

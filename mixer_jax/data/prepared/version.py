@@ -35,6 +35,7 @@ class Prepared(NamedTuple):
       rows: the version's rows; see `kept.make`.
       notes: the current notes of the images; see `identity`.
       skipped: the rows that were left out.
+      owned: whether it was prepared for this table, and not for an equal one.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Prepared(NamedTuple):
     rows: np.ndarray
     notes: np.ndarray
     skipped: tuple[shards.Fault, ...]
+    owned: bool = True
 
     def source(
         self, data: identity.Data, rows: np.ndarray | None = None
@@ -68,8 +70,9 @@ class Prepared(NamedTuple):
         )
 
     def remove_others(self) -> None:
-        """Removes the other versions of the same group, unless in use."""
-        generations.remove_others(self.folder)
+        """Removes the other versions of this table, unless in use."""
+        if self.owned:
+            generations.remove_others(self.folder)
 
     def errors(
         self, frame: pd.DataFrame, root: Path

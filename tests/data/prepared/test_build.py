@@ -412,6 +412,19 @@ def test_all_images_may_be_unreadable(frame, root):
         assert {error.kind for error in errors} == {faults.EMPTY}
 
 
+def test_versions_of_another_table_are_kept(frame, root):
+    """Also if both tables once had the same rows."""
+    one, two = frame.copy(), frame.copy()
+    one.attrs["table"], two.attrs["table"] = "one.csv", "two.csv"
+    build.prepare(one, root)
+    edited = build.prepare(one.assign(group="h"), root)
+    same = build.prepare(two, root)
+    assert same.folder.parent == edited.folder.parent
+    del edited
+    same.remove_others()
+    assert len(generations_of(root)) == 2
+
+
 def test_a_smaller_limit_applies_to_kept_rows(frame, root):
     Image.new("RGB", (40, 40)).save(root / "3.png")
     assert not build.prepare(frame, root).skipped
