@@ -153,23 +153,22 @@ start() {
 }
 
 status() {
-  local ended=exited condition
-  # The attendant writes the exit code a moment after the process has ended.
+  local ended=exited condition=absent
+  # The attendant writes the exit code a moment after the process has ended, so
+  # look for it once more after the attendant is gone.
   for _ in {1..600}; do
-    if [[ ! -f $state/process || -f $state/exit ]] || running; then break; fi
+    if [[ ! -f $state/process ]]; then break; fi
+    condition=running
+    if running; then break; fi
+    condition=lost
+    if [[ -f $state/exit ]]; then break; fi
     if ! alive attendant; then break; fi
     sleep 0.05
   done
-  # Check only now, because the run may be stopped during the loop.
-  if [[ -f $state/stopped ]]; then ended=stopped; fi
-  if running; then
-    condition=running
-  elif [[ -f $state/exit ]]; then
+  if [[ $condition == lost && -f $state/exit ]]; then
+    # Check only now, because the run may be stopped during the loop.
+    if [[ -f $state/stopped ]]; then ended=stopped; fi
     condition="$ended $(<"$state/exit")"
-  elif [[ -f $state/process ]]; then
-    condition=lost
-  else
-    condition=absent
   fi
   echo "worker $(uname -n):$name $condition"
 }
