@@ -29,7 +29,9 @@ def stage(make_stage, frozen_config):
 def test_stored_embeddings_match_the_model(stage):
     run, variables, make = stage
     store = make()
-    pictures = inputs.Pictures(run.inputs, run.config)
+    pictures = inputs.Pictures(
+        inputs.load(run.config.data, prepare=True), run.config
+    )
     rows = np.arange(len(run.inputs.frame))
     seen = 0
     for role in embedding_store.ROLES:

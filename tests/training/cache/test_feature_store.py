@@ -23,7 +23,9 @@ def stage(make_stage, cached_config):
 def test_stored_features_reproduce_embeddings(stage):
     run, variables, make = stage
     store = make()
-    pictures = inputs.Pictures(run.inputs, run.config)
+    pictures = inputs.Pictures(
+        inputs.load(run.config.data, prepare=True), run.config
+    )
     rows = np.arange(len(run.inputs.frame))
     for role in (table.QUERY, table.DOCUMENT):
         for kept, read in zip(
@@ -48,7 +50,9 @@ def test_stored_features_reproduce_embeddings(stage):
 def test_training_batches_match_those_of_the_samples(stage):
     run, _, make = stage
     kept = make().train_batches()
-    read = inputs.Pictures(run.inputs, run.config).train_batches()
+    read = inputs.Pictures(
+        inputs.load(run.config.data, prepare=True), run.config
+    ).train_batches()
     for _ in range(5):
         one, other = next(kept), next(read)
         for role in (table.QUERY, table.DOCUMENT):
