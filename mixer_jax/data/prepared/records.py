@@ -11,8 +11,9 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from mixer_jax.runtime import paths
 
-# One record per chunk, so that a single record can be read alone.
-_OPTIONS = "group_size:1"
+# One record per chunk, so that a single record can be read alone. Images are
+# compressed already.
+_OPTIONS = "group_size:1,uncompressed"
 
 
 class Part(NamedTuple):
