@@ -10,93 +10,28 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pandas as pd
 import pytest
-import tensorflow_datasets as tfds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mixer_jax.data.images import checking, decoding, faults
+from mixer_jax.data.images import decoding, faults
 from mixer_jax.data.prepared import (
     build,
     generations,
     shards,
-    tfds_files,
-    version,
 )
-from mixer_jax.data.stream import pipeline, text
+from mixer_jax.data.stream import pipeline
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import PassingError, UserError
-
-
-@pytest.fixture
-def root(tmp_path):
-    for i in range(6):
-        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    return tmp_path
-
-
-@pytest.fixture
-def frame():
-    rows = [
-        (f"q{i}", "query", f"{i}.png", "", f"c{i}", "", split)
-        for i, split in enumerate(("train/a", "test-x", "train/b"))
-    ]
-    rows += [
-        (f"d{i}", "document", image, words, f"c{i}", "g", split)
-        for i, (image, words, split) in enumerate(
-            (
-                ("3.png", "größe ✓", "test-x"),
-                ("", "words only", "train/a"),
-                ("5.png", "", "train/b"),
-            )
-        )
-    ]
-    return pd.DataFrame(rows, columns=table.COLUMNS)
-
-
-def prepare(frame, root, place="", **settings):
-    """Prepares a frame and returns its samples."""
-    made = build.prepare(frame, root, place, **settings)
-    made.remove_others()
-    return made.source(identity.examine(frame, root))
-
-
-def contents(source):
-    return [source[row] for row in range(len(source))]
-
-
-def test_prepared_source_matches_the_image_files(frame, root, tmp_path, capfd):
-    want = contents(pipeline.FileSource(frame, root))
-    source = prepare(frame, root, tmp_path / "out")
-    assert contents(source) == want
-    assert source[4][0] == b""
-    files = {path.name for path in (tmp_path / "out").rglob("*array_record*")}
-    assert files == {
-        "sample_table-train.array_record-00000-of-00001",
-        "sample_table-test-x.array_record-00000-of-00001",
-    }
-    assert "ownload" not in "".join(capfd.readouterr())
-
-
-def test_rows_of_a_selected_split_stay_aligned(frame, root):
-    train = table.select(frame, "train").iloc[::-1]
-    want = contents(pipeline.FileSource(train, root))
-    assert contents(prepare(train, root)) == want
-    assert (root / "prepared").is_dir()
-
-
-def test_tfds_can_read_the_files(frame, root):
-    prepare(frame, root)
-    (folder,) = (root / "prepared").glob("*/*/sample_table/1.0.0")
-    source = tfds.builder_from_directory(folder).as_data_source("train")
-    sample = source[0]
-    assert sample["sample_id"].decode() == "q0"
-    assert sample["split"].decode() == "train/a"
-    assert sample["image"].shape == (8, 8, 3)
+from tests.data.prepared.samples import (
+    contents,
+    files_named,
+    generations_of,
+    prepare,
+)
 
 
 def test_unchanged_content_is_written_only_once(frame, root, monkeypatch):
@@ -113,10 +48,6 @@ def test_changed_content_is_written_again(frame, root):
     source = prepare(frame, root)
     assert len(keys | {source.content}) == 4
     assert source[3][0] == (root / "3.png").read_bytes()
-
-
-def generations_of(root):
-    return sorted((root / "prepared").glob("*/*"))
 
 
 def test_new_generation_replaces_the_old_one(frame, root):
@@ -306,24 +237,6 @@ def test_root_name_may_contain_special_characters(frame, root, name):
     assert contents(again) == wanted
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_bytes_do_not_depend_on_the_workers(frame, root, workers):
-    options = build.Options(shards=2, workers=workers)
-    made = [
-        build.prepare(frame, root, root / name, options=one)
-        for name, one in (("a", build.Options(shards=2)), ("b", options))
-    ]
-    first, second = (
-        [
-            (path.relative_to(m.folder), text)
-            for path, text in files_in(m.folder)
-        ]
-        for m in made
-    )
-    assert first == second
-    assert len(files_named(made[0])) == 4
-
-
 def test_interrupted_preparation_continues(frame, root, monkeypatch):
     """The result has the same bytes, and finished shards are not repeated."""
     options = build.Options(shards=3)
@@ -412,19 +325,6 @@ def test_all_images_may_be_unreadable(frame, root):
         assert {error.kind for error in errors} == {faults.EMPTY}
 
 
-def test_versions_of_another_table_are_kept(frame, root):
-    """Also if both tables once had the same rows."""
-    one, two = frame.copy(), frame.copy()
-    one.attrs["table"], two.attrs["table"] = "one.csv", "two.csv"
-    build.prepare(one, root)
-    edited = build.prepare(one.assign(group="h"), root)
-    same = build.prepare(two, root)
-    assert same.folder.parent == edited.folder.parent
-    del edited
-    same.remove_others()
-    assert len(generations_of(root)) == 2
-
-
 def test_a_smaller_limit_applies_to_kept_rows(frame, root):
     Image.new("RGB", (40, 40)).save(root / "3.png")
     assert not build.prepare(frame, root).skipped
@@ -495,17 +395,6 @@ def test_a_decoder_that_is_installed_later_is_used(frame, root, monkeypatch):
     assert not build.prepare(frame, root).skipped
 
 
-def test_rows_that_were_left_out_cannot_be_read(frame, root):
-    (root / "3.png").write_bytes(b"")
-    made = build.prepare(frame, root)
-    with pytest.raises(ValueError, match="left out"):
-        made.source(identity.examine(frame, root))
-
-
-def files_named(made):
-    return sorted(made.folder.rglob("*array_record*"))
-
-
 def test_kept_rows_are_not_decoded_again(frame, root, monkeypatch):
     """The bytes are those of data prepared from scratch."""
     options = build.Options(shards=2)
@@ -554,25 +443,6 @@ def test_unchanged_shards_are_linked(root):
     )
 
 
-def test_unreadable_images_are_left_out_and_listed(frame, root):
-    (root / "0.png").unlink()
-    (root / "3.png").write_bytes(b"<html>not found</html>")
-    made = build.prepare(frame, root)
-    rows, errors = made.errors(frame, root)
-    assert rows.tolist() == [0, 3]
-    kinds = [faults.MISSING, faults.NOT_AN_IMAGE]
-    assert [error.kind for error in errors] == kinds
-    want, skipped = checking.check_images(frame, root, 1.0)
-    assert [str(error) for error in errors] == [
-        line.split(": ", 1)[1] for line in skipped.examples
-    ]
-    listed = pd.read_csv(made.folder / version.SKIPPED)
-    assert listed.sample_id.tolist() == ["q0", "d0"]
-    assert listed.kind.tolist() == kinds
-    source = made.source(identity.examine(want, root), want.index.to_numpy())
-    assert contents(source) == contents(pipeline.FileSource(want, root))
-
-
 def test_repaired_images_are_noticed(frame, root, monkeypatch):
     """Also if only the permission has changed."""
     good = (root / "3.png").read_bytes()
@@ -612,157 +482,7 @@ def test_find_returns_only_what_is_prepared(frame, root):
     assert build.find(frame.assign(text="edited"), root) is None
 
 
-def end_process(task):
-    os._exit(9)
-
-
-def test_a_killed_worker_is_reported(frame, root, monkeypatch):
-    monkeypatch.setattr(shards, "write", end_process)
-    with pytest.raises(PassingError, match="killed"):
-        build.prepare(frame, root, options=build.Options(workers=1))
-
-
 def test_unwritable_folder_raises_an_error(frame, root):
     (root / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.prepared"):
         prepare(frame, root, root / "file" / "folder")
-
-
-def test_prepared_source_yields_the_same_batches_as_files(frame, root):
-    train = table.select(frame, "train")
-    tokenizer = text.load("minilm", 6)
-    index = table.category_index(train)
-    options = {"image_size": 16, "batch_size": 4, "augment": "strong"}
-    first, second = (
-        pipeline.train_batches(train, source, index, tokenizer, **options)
-        for source in (
-            pipeline.FileSource(train, root),
-            prepare(train, root),
-        )
-    )
-    for _ in range(4):
-        a, b = next(first), next(second)
-        for role in ("query", "document"):
-            for name, leaf in a[role].items():
-                np.testing.assert_array_equal(leaf, b[role][name])
-
-
-def test_tensorflow_is_not_imported():
-    script = (
-        "import sys; from mixer_jax.data.prepared import build; "
-        "assert 'tensorflow' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def truncate(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def files_in(folder):
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(path, path.read_bytes()) for path in found]
-
-
-@pytest.mark.parametrize("place", ["prepared", "out"])
-def test_a_newer_format_is_refused(frame, root, place):
-    prepare(frame, root, root / place)
-    (folder,) = (root / place).glob("*/*")
-    (folder / generations.RECORD).write_text('{"format": 3}')
-    (folder / identity.NOTES).write_bytes(b"a newer format of the notes")
-    before = files_in(root)
-    with pytest.raises(UserError) as raised:
-        prepare(frame, root, root / place)
-    assert str(raised.value) == (
-        f"The prepared data in {folder} has format 3, but this version of "
-        "mixer_jax only reads formats up to 2; install a newer version, or "
-        "set the config's data.prepared to another folder."
-    )
-    assert files_in(root) == before
-    # Another folder can be used, as the message says.
-    want = contents(pipeline.FileSource(frame, root))
-    assert contents(prepare(frame, root, root / "another")) == want
-
-
-def test_a_newer_format_of_other_rows_is_kept(frame, root):
-    prepare(frame, root)
-    (folder,) = generations_of(root)
-    (folder / generations.RECORD).write_text('{"format": 3}')
-    before = files_in(folder)
-    prepare(frame.assign(text="edited"), root)
-    assert files_in(folder) == before
-
-
-def break_json(path):
-    path.write_text('{"from": "a newer version"}')
-
-
-@pytest.mark.parametrize(
-    ("pattern", "damage"),
-    [
-        ("*-train.array_record*", os.remove),
-        ("*-train.array_record*", truncate),
-        ("dataset_info.json", os.remove),
-        ("dataset_info.json", break_json),
-        ("features.json", os.remove),
-        ("manifest.json", os.remove),
-        ("manifest.json", break_json),
-        ("manifest.json", lambda path: path.write_text('{"format": 1}')),
-        ("rows.npy", os.remove),
-        ("images.npy", os.remove),
-        ("rows.npy", truncate),
-        ("1.0.0", shutil.rmtree),
-    ],
-)
-def test_damaged_files_are_prepared_again(frame, root, pattern, damage):
-    want = contents(prepare(frame, root))
-    (path,) = (root / build.FOLDER).rglob(pattern)
-    damage(path)
-    messages = []
-    source = prepare(frame, root, say=messages.append)
-    assert contents(source) == want
-    assert len(messages) == 1
-    assert "missing or damaged files" in messages[0]
-    assert contents(prepare(frame, root, say=messages.append)) == want
-    assert len(messages) == 1
-
-
-def test_reading_a_damaged_sample_raises_a_user_error(frame, root):
-    source = prepare(frame, root)
-    for path in (root / build.FOLDER).rglob("*array_record*"):
-        path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(UserError, match=r"cannot be read .*remove that folder"):
-        contents(pickle.loads(pickle.dumps(source)))
-
-
-def test_losing_files_while_writing_raises_an_error(frame, root, monkeypatch):
-    describe = tfds_files.describe
-
-    def lose(version, splits):
-        describe(version, splits)
-        for path in version.rglob("*array_record*"):
-            path.unlink()
-
-    monkeypatch.setattr(tfds_files, "describe", lose)
-    with pytest.raises(UserError, match="right after it was written"):
-        build.prepare(frame, root)
-
-
-def test_image_changed_during_preparation_raises_an_error(
-    frame, root, monkeypatch
-):
-    write = shards.write
-
-    def change(task):
-        result = write(task)
-        with open(root / "3.png", "ab") as file:
-            file.write(b"more")
-        return result
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shards, "write", change)
-        with pytest.raises(PassingError, match=r"3\.png was changed while"):
-            build.prepare(frame, root)
-    want = contents(pipeline.FileSource(frame, root))
-    assert contents(prepare(frame, root)) == want
-    assert len(list((root / build.FOLDER).glob("*/*"))) == 1
