@@ -64,7 +64,7 @@ _DAMAGE = (
 )
 # Config keys that the embeddings depend on.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Of these, keys with one of these prefixes affect only training.
+# Keys among them that affect only training start with one of these.
 _TRAINING = ("dropout", "drop_", "remat", "pretrained")
 
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,7 @@ _PASSING = {
     *(faults.UNREADABLE, faults.FOLDER, faults.UNSUPPORTED, faults.TOO_LARGE)
 }
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
-Say = Callable[[str], None]
-
-
+Say = generations.Say
 _DEFAULT = Options()
 
 

@@ -176,7 +176,8 @@ def clear(plan: Sequence[Shard], folder: Path, results: Path) -> None:
     names = {shard.name for shard in plan}
     for path in folder.iterdir():
         if path.name not in names:
-            path.unlink()
+            # A process that is just ending may have renamed it.
+            path.unlink(missing_ok=True)
 
 
 def stop(results: Path) -> None:

@@ -53,8 +53,10 @@ class Prepared(NamedTuple):
 
         Args:
           data: the identity of these rows.
-          rows: int `[n]`, positions in the frame that were not left out; None
-            for all rows.
+          rows: int `[n]`, positions in the frame; None for all rows.
+
+        Raises:
+          ValueError: if one of the rows was left out.
         """
         places = self.rows["record"]
         places = places if rows is None else places[rows]
