@@ -148,10 +148,12 @@ def _samples(
     frame, _ = evaluate.read(
         path, trained.config.evaluate, trained.config.data.max_skipped
     )
-    data = inputs.load(trained.config.data)
+    data = trained.config.data
+    training = table.select(table.read_table(data.table), data.split)
+    training, _ = inputs.read_usable(training, data.table, data)
     return (
         fusions.with_paths(frame, path.parent),
-        fusions.with_paths(data.frame, data.root),
+        fusions.with_paths(training, table.folder(data.table)),
         path.parent,
     )
 

@@ -22,8 +22,7 @@ from PIL import Image
 from mixer_jax.data.images import decoding
 from mixer_jax.data.prepared import build
 from mixer_jax.data.stream import pipeline, text
-from mixer_jax.data.tables import table
-from mixer_jax.runtime import identity
+from mixer_jax.data.tables import samples, table
 
 BARE, TORCH = "bare", "torch DataLoader"
 FILES, PREPARED = "files", "array_record"
@@ -82,9 +81,7 @@ class Data:
         self.tokenizer = text.load("minilm", _TEXT_LENGTH)
         self.sources = {
             FILES: pipeline.FileSource(self.frame, folder),
-            PREPARED: build.prepare(self.frame, folder).source(
-                identity.examine(self.frame, folder)
-            ),
+            PREPARED: build.prepare(self.frame, folder).source(),
         }
 
 
@@ -128,9 +125,8 @@ def ours(data: Data, source: str, processes: bool, augment: str) -> float:
     """
     problem = data.problem
     iterator = pipeline.train_batches(
-        data.frame,
+        samples.from_frame(data.frame),
         data.sources[source],
-        table.category_index(data.frame),
         data.tokenizer,
         image_size=problem.size,
         batch_size=problem.batch,

@@ -67,7 +67,7 @@ def _compile() -> list[abstract_pod.Row]:
         config_lib.check_values(config, mesh.size)
         count = _CATEGORIES.value
         if count is None:
-            count = len(inputs.load(config.data).category_ids)
+            count = inputs.load(config.data).samples.num_categories
         made = abstract_pod.compile_stage(config, count, mesh, topology)
         terminal.Console().print(programs.console_table(made))
         rows += made

@@ -3,6 +3,8 @@
     python -m mixer_jax.embed --workdir=runs/quickstart/stage3 \
         --table=mine.csv --out=mine.npz
 
+Several processes can share the work, like those of `mixer_jax.main`.
+
 The `.npz` file holds `query_ids` and `document_ids` (strings), and
 `query_embeddings` and `document_embeddings` (float32, unit rows), in the
 table's order.
@@ -13,10 +15,19 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
+
 from mixer_jax.data.images import checking
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, runs
-from mixer_jax.runtime import command, numbers, parsing, paths, terminal
+from mixer_jax.runtime import (
+    command,
+    numbers,
+    parsing,
+    paths,
+    processes,
+    terminal,
+)
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.ownership import folder_lock
 
@@ -31,13 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     batch = "samples per batch"
     add("--batch-size", type=numbers.batch_size, default=256, help=batch)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
+    parsing.add_processes(parser)
     given = parser.parse_args(arguments)
-    return command.run(lambda: _run(given))
+    return command.run(
+        lambda: processes.run_together(lambda: _run(given), given)
+    )
 
 
 def _run(given: argparse.Namespace) -> None:
     embed.check_path(given.out)
-    with folder_lock.hold_file(given.out, "--out"):
+    with folder_lock.hold_file(given.out, "--out", together=True):
         _embed(given)
 
 
@@ -53,6 +67,8 @@ def _embed(given: argparse.Namespace) -> None:
         frame, root, limit, max_pixels=data.max_pixels
     )
     result = embed.embed_table(trained, frame, root, mesh, given.batch_size)
+    if jax.process_index() != 0:
+        return
     embed.save(result, given.out)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))

@@ -5,19 +5,30 @@
 
 The workdir is that of a curriculum or a stage. `--stage` and `--model` may be
 repeated. Rows are added to the workdir's `metrics.json`, replacing rows of the
-same model, stage, split and gallery.
+same model, stage, split and gallery. Several processes can share the work, like
+those of `mixer_jax.main`, except for the baselines.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+import jax
+
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import measure
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.runtime import command, numbers, parsing, paths, terminal
+from mixer_jax.runtime import (
+    command,
+    numbers,
+    parsing,
+    paths,
+    processes,
+    terminal,
+)
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     untrained = "also evaluate baselines that need no model"
     add("--baselines", action="store_true", help=untrained)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
+    parsing.add_processes(parser)
     given = parser.parse_args(arguments)
-    return command.run(lambda: _evaluate(given))
+    return command.run(
+        lambda: processes.run_together(lambda: _evaluate(given), given)
+    )
 
 
 def _evaluate(given: argparse.Namespace) -> None:
+    if given.baselines and jax.process_count() > 1:
+        raise UserError(
+            "--baselines can only be evaluated by one process; evaluate them "
+            "in a separate run."
+        )
     out = given.out or paths.make(given.workdir) / "metrics.json"
     models = runs.find_models(given.workdir, given.stage, given.model)
     evaluate.check_out(out)
@@ -56,10 +75,13 @@ def _evaluate(given: argparse.Namespace) -> None:
         training_table=given.training_table,
         baselines=given.baselines,
         max_skipped=given.max_skipped,
-        say=terminal.say,
+        say=terminal.say if jax.process_index() == 0 else lambda text: None,
     )
     for rows in measured:  # saved one by one, in case a later model fails
-        evaluate.update(out, rows)
+        if jax.process_index() == 0:
+            evaluate.update(out, rows)
+    if jax.process_index() != 0:
+        return
     terminal.Console().print(*results.console_tables(evaluate.merge(out, ())))
     terminal.say(f"Wrote {out}")
 

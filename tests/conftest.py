@@ -31,7 +31,7 @@ from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checkpoints, workdir
 from mixer_jax.training.config import defaults as config_lib
-from tests import several
+from tests import color_model, several
 
 # launch/test.sh installs PyTorch here; no command needs it.
 sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
@@ -130,28 +130,6 @@ COLORS = {
 }
 
 
-class ColorModel(nn.Module):
-    """Embeds an image as its mean color; has the interface of the towers."""
-
-    def setup(self):
-        self.scale = self.param("scale", nn.initializers.ones, ())
-
-    def encode_query(self, query, train=False):
-        return self.unit_color(query["image"])
-
-    def unit_color(self, images):
-        color = images.astype(jnp.float32).mean((1, 2)) / 255.0 - 0.5
-        color *= self.scale
-        norm = jnp.linalg.norm(color, axis=-1, keepdims=True)
-        return color / jnp.maximum(norm, 1e-6)
-
-    def encode_document(self, document, train=False):
-        # Documents without an image share one fixed embedding.
-        corner = jnp.array([[0.0, 0.0, 1.0]])
-        color = self.unit_color(document["image"])
-        return jnp.where(document["has_image"][:, None], color, corner)
-
-
 @pytest.fixture
 def colors(tmp_path):
     """A folder with a table `colors.csv` of four test and two train colors."""
@@ -188,14 +166,7 @@ def colors(tmp_path):
 def color_run(colors, tmp_path, monkeypatch):
     """A run of two finished stages of the untrained `ColorModel`."""
     root, _ = colors
-    model = ColorModel()
-
-    def init(model, config, key):
-        images = jnp.zeros((1, 8, 8, 3), jnp.uint8)
-        return model.init(key, images, method="unit_color")
-
-    monkeypatch.setattr(factory, "make_model", lambda config, dtype: model)
-    monkeypatch.setattr(factory, "init_variables", init)
+    color_model.use_it(monkeypatch.setattr)
     config = config_lib.defaults()
     config.data.table = str(root / "colors.csv")
     config.data.image_size = 8
@@ -211,7 +182,7 @@ def color_run(colors, tmp_path, monkeypatch):
         state = state_lib.TrainState(
             step=jnp.int32(4),
             skipped=jnp.int32(0),
-            params=init(model, config, jax.random.key(0))["params"],
+            params=color_model.init(None, config, jax.random.key(0))["params"],
             batch_stats={},
             opt_state={},
             proxies=jnp.zeros((8, 3)),

@@ -7,11 +7,12 @@ limits. To resume after an interruption, run the same command again.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 from mixer_jax.data.images import checking, memory
-from mixer_jax.data.prepared import build, version
+from mixer_jax.data.prepared import build, opening, version
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import command, numbers, parsing, terminal
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--shards",
         type=numbers.whole(1, 99_999),
         default=0,
-        help="number of files (default: one per 1,024 samples, up to 512)",
+        help="number of files (default: about one per 1,024 samples, and "
+        "about 512 at most)",
     )
     add(
         "--workers",
@@ -58,21 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepare(given: argparse.Namespace) -> None:
-    frame = table.select(table.read_table(given.table), given.split)
-    root = table.folder(given.table)
     options = build.Options(given.max_pixels, given.shards, given.workers)
-    made = build.prepare(frame, root, given.out, options=options)
-    kept, skipped = checking.leave_out(
-        frame,
-        root,
-        *made.errors(frame, root),
-        given.max_skipped,
-        keep=lambda listed: str(made.folder / version.SKIPPED),
+    opened = opening.open_table(
+        given.table, given.split, given.out, options=options
     )
+    made, skipped = opened.prepared, opened.unreadable
+    if skipped.count:
+        listing = str(made.folder / version.SKIPPED)
+        skipped = dataclasses.replace(skipped, listing=listing)
+    remedy = checking.remedy(table.folder(given.table))
+    skipped.require(given.max_skipped, remedy)
     made.remove_others()
     if skipped.count:
         terminal.say(f"{skipped}.")
-    terminal.say(f"{len(kept):,} samples are prepared in {made.folder}.")
+    count = skipped.total - skipped.count
+    terminal.say(f"{count:,} samples are prepared in {made.folder}.")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ same encoders, which were fine-tuned for the model's own fusion.
 
 import functools
 import os
-import pathlib
 import tempfile
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.stream import text
+from mixer_jax.data.stream import pipeline, text
+from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.data.tables import table
 from mixer_jax.experiments.baselines import image_paths
 from mixer_jax.models import factory
@@ -118,12 +118,11 @@ def encode(
       mesh: the devices that batches are split over.
     """
     config = trained.config
+    frame = frame.assign(image=frame.path)
     samples = inputs.Inputs(
-        frame=frame.assign(image=frame.path),
-        root=pathlib.Path("/"),
-        category_ids=[],
+        samples=samples_lib.from_frame(frame),
+        source=pipeline.FileSource(frame, "/"),
         tokenizer=text.load(config.data.tokenizer, config.data.text_length),
-        skipped=(),
     )
     return feature_store.make(
         folder,

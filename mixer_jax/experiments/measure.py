@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -12,6 +13,7 @@ from mixer_jax.experiments import baselines as baselines_lib
 from mixer_jax.experiments import fusions
 from mixer_jax.retrieval import bundle, embed, evaluate, runs
 from mixer_jax.runtime import identity
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs
 from mixer_jax.training.checkpoint import workdir as workdir_lib
@@ -68,6 +70,10 @@ def measure_models(
             workdir_lib.trained_step(model.workdir)
     if baselines or training_table:
         _check_training(models, configs, training_table, baselines)
+    # Every process has all embeddings, and ranks them by itself.
+    alone = mesh
+    if jax.process_count() > 1:
+        alone = mesh_lib.make_mesh(jax.local_devices())
     frames, ours = {}, None
     for number, ((name, folder), config) in enumerate(
         zip(models, configs, strict=True)
@@ -95,7 +101,7 @@ def measure_models(
             frames[key],
             root,
             settings,
-            mesh,
+            alone,
             name,
             config.name,
         )
@@ -111,10 +117,14 @@ def measure_models(
             data = config.data
     # The other fusions need a text encoder, which an image-only model lacks.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
-        training = inputs.load(data, option=table_lib.MAX_SKIPPED)
-        yield fusions.measure_fusions(
-            *ours, training.frame, training.root, mesh
+        training = table_lib.select(
+            table_lib.read_table(data.table), data.split
         )
+        training, _ = inputs.read_usable(
+            training, data.table, data, option=table_lib.MAX_SKIPPED
+        )
+        folder = table_lib.folder(data.table)
+        yield fusions.measure_fusions(*ours, training, folder, mesh)
 
 
 def _check_training(

@@ -81,7 +81,6 @@ def make_embedder(
             return np.zeros((0, trained.config.model.dim), np.float32)
         (role,) = roles
         batches = pipeline.evaluation_batches(
-            frame,
             pipeline.FileSource(frame, root),
             role,
             tokenizer,

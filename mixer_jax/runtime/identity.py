@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from mixer_jax.runtime import arrays, files, progress, threads
 from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.runtime.tabular import strings
 
 NOTES = "images.npy"  # in the folder with data derived from the images
 
@@ -104,6 +105,24 @@ def examine(
     return Data(hash_rows(frame), len(frame), images, paths, *status)
 
 
+def describe(split: Data, used: Data) -> dict[str, Any]:
+    """Returns hashes and counts that identify rows and images, for JSON.
+
+    Args:
+      split: all rows of a table's split.
+      used: those that are used.
+    """
+    return {
+        "split": {"samples": split.count, "rows": split.rows},
+        "trained": {
+            "samples": used.count,
+            "rows": used.rows,
+            "images": len(used.images),
+            "sizes": used.sizes_hash,
+        },
+    }
+
+
 def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's texts, column by column."""
     texts = [
@@ -127,6 +146,17 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
+def hash_names(names: Sequence[str]) -> str:
+    """Returns what `hash_json` returns for a list, which may be very long."""
+    digest, separator = hashlib.sha256(b"["), ""
+    for chunk in strings.chunks(names):
+        text = json.dumps(list(chunk))[1:-1]
+        digest.update(f"{separator}{text}".encode())
+        separator = ", "
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
 def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
     # Hash the lengths too, so that different lists never have the same bytes.
     array = pa.array(texts, pa.large_string())
@@ -144,14 +174,19 @@ def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
 
 def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Returns sizes and times of n files, int64 [2, n]; -1 if missing."""
-    found = np.full((2, len(files)), -1, np.int64)
+    found = np.empty((2, len(files)), np.int64)
     for place, file in enumerate(files):
-        try:
-            status = os.stat(file)
-        except (OSError, ValueError):
-            continue
-        found[:, place] = status.st_size, status.st_mtime_ns
+        found[:, place] = _stat(file)
     return found
+
+
+def _stat(file: str | os.PathLike) -> tuple[int, int]:
+    """Returns the size and time of a file; -1 if it is missing."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def check_unchanged(
@@ -166,18 +201,20 @@ def check_unchanged(
     Raises:
       PassingError: if one was changed, removed or created.
     """
-    changed = np.flatnonzero((stat(files) != status).any(axis=0))
-    if len(changed):
-        raise PassingError(
-            f"The image {files[changed[0]]} was changed while the data was "
-            "being prepared. Run this command again once no other program "
-            "modifies the images."
-        )
+    sizes, times = status.tolist()
+    for file, size, modified in zip(files, sizes, times, strict=True):
+        if _stat(file) != (size, modified):
+            raise PassingError(
+                f"The image {file} was changed while the data was being "
+                "prepared. Run this command again once no other program "
+                "modifies the images."
+            )
 
 
 def digest(content: bytes) -> np.ndarray:
     """Returns the digest of an image's bytes, uint8 [16]."""
-    made = hashlib.blake2b(content, digest_size=_BYTES).digest()
+    # Processors have instructions for SHA-256, but not for BLAKE2.
+    made = hashlib.sha256(content).digest()[:_BYTES]
     return np.frombuffer(made, np.uint8)
 
 

@@ -20,6 +20,18 @@ def for_command(name: str, doc: str, **options: Any) -> "Parser":
     )
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that let the processes of a command find each other."""
+    address = "HOST:PORT of process 0, if the processes cannot find each other"
+    parser.add_argument("--coordinator", default="", help=address)
+    for name, least, default, text in (
+        ("--processes", 0, 0, "number of processes"),
+        ("--process", -1, -1, "index of this process, from 0"),
+    ):
+        kind = numbers.whole(least)
+        parser.add_argument(name, type=kind, default=default, help=text)
+
+
 def any_text(value: str) -> str:
     """Argument type for values that may have line breaks, such as a heading."""
     return value

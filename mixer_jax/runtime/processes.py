@@ -11,6 +11,7 @@ the key-value store of JAX's coordination service, on process 0.
 Exit codes are those of `runtime.command`, and the same for all processes.
 """
 
+import argparse
 import contextlib
 import itertools
 import json
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
+from jax._src import distributed, xla_bridge
 from jax.experimental import multihost_utils
 
 from mixer_jax.runtime import command
@@ -109,6 +111,23 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
+def run_together(main: Callable[[], None], given: argparse.Namespace) -> None:
+    """Joins the other processes of a command, then runs `main` in all of them.
+
+    A caller that has used JAX before, such as a notebook, runs `main` alone.
+
+    Args:
+      main: the command's body; see `run`.
+      given: options that include those of `parsing.add_processes`.
+    """
+    asked = given.coordinator or given.processes or given.process >= 0
+    if not asked and xla_bridge.backends_are_initialized():
+        main()
+        return
+    start(given.coordinator, given.processes, given.process)
+    run(main)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs `main` in every process; an error in one ends all of them.
 
@@ -136,6 +155,15 @@ def run(main: Callable[[], None]) -> None:
         traceback.print_exc()
         message = f"{type(error).__name__}: {_first_line(error)}"
         end_all(message, command.CRASHED)
+
+
+def place() -> tuple[int, int]:
+    """Returns this process's index and the number of processes.
+
+    Unlike JAX's functions, does not initialize any device.
+    """
+    state = distributed.global_state
+    return state.process_id or 0, state.num_processes or 1
 
 
 def end_all(message: str, code: int) -> NoReturn:
@@ -283,8 +311,6 @@ def _is_main_thread() -> bool:
 def _client() -> Any:
     # JAX has no public interface to its key-value store; JAX's own libraries
     # use this private one, too.
-    from jax._src import distributed
-
     return distributed.global_state.client
 
 

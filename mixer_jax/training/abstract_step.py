@@ -1,6 +1,5 @@
 """A stage's training step, compiled from shapes without data."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.training import setup
 from mixer_jax.training import step as step_lib
-from mixer_jax.training.cache import feature_store
+from mixer_jax.training.cache import stored
+from mixer_jax.training.optimizer import ENCODERS
 
 PyTree = Any
 
@@ -49,13 +49,11 @@ def make_batch(run: setup.Setup) -> PyTree:
         image = {"embedding": leaf(jnp.float32, config.model.dim)}
         text = {}
     elif config.data.cached:
-        encode = functools.partial(_encode, run)
-        patches = encode("encode_images", image["image"])
+        patches = _encode(run, "encode_images", image["image"])
         image = {"patches": patches}
-        if "text_encoder" in run.state.params:
-            text = {
-                "token_vectors": encode("encode_texts", text["tokens"], mask)
-            }
+    if setup.stores_text(run) and text:
+        vectors = _encode(run, "encode_texts", text["tokens"], mask)
+        text = {"token_vectors": vectors}
     both = {"label": leaf(jnp.int32)}
     if config.head.margin_power:
         both["margin"] = leaf(jnp.float32)
@@ -76,6 +74,6 @@ def _encode(
     run: setup.Setup, method: str, *inputs: jax.ShapeDtypeStruct
 ) -> jax.ShapeDtypeStruct:
     """Returns the shape of an encoder's output, with the dtype of the cache."""
-    encoders = feature_store.encoders_only(run.state.variables)
-    shape = feature_store.output_shape(run.model, encoders, method, *inputs)
+    encoders = stored.only(run.state.variables, ENCODERS)
+    shape = stored.output_shape(run.model, encoders, method, *inputs)
     return jax.ShapeDtypeStruct(shape, jnp.bfloat16)

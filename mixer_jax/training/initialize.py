@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
+from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.data.tables import table
 from mixer_jax.models import factory
 from mixer_jax.proxies import imprint
@@ -53,7 +54,7 @@ def initial_state(
       UserError: if the checkpoint of the previous stage does not fit.
     """
     config, mesh = setup.config, setup.mesh
-    category_ids = setup.inputs.category_ids
+    category_ids = setup.inputs.samples.category_ids
     _, proxy_key = _keys(config.seed)
     proxies = rows_lib.init_proxies(
         proxy_key,
@@ -180,18 +181,22 @@ def initial_variables(setup: Setup) -> PyTree:
 
 
 def _imprinted(setup: Setup, new: np.ndarray) -> np.ndarray:
-    """Returns the rows of the frame that proxies are imprinted from.
+    """Returns the ascending rows of samples that proxies are imprinted from.
 
     Args:
       setup: the stage's setup.
       new: bool `[C]`, true for categories whose proxies are imprinted.
     """
-    frame = setup.inputs.frame
-    rows = np.flatnonzero(new[table.labels(frame, setup.inputs.category_ids)])
-    if limit := setup.config.proxies.imprint_samples:
-        order = frame.groupby(["category_id", "role"]).cumcount()
-        rows = rows[order.to_numpy()[rows] < limit]
-    return rows
+    samples = setup.inputs.samples
+    limit = setup.config.proxies.imprint_samples or len(samples)
+    chosen = []
+    for role, begins in zip(samples_lib.ROLES, samples.begins, strict=True):
+        counts = np.minimum(np.where(new, samples.counts(role), 0), limit)
+        ends = np.cumsum(counts)
+        places = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+        places += np.repeat(begins[:-1], counts)
+        chosen.append(samples.by_category[places])
+    return np.sort(np.concatenate(chosen))
 
 
 def _imprint(
@@ -202,9 +207,8 @@ def _imprint(
     rows: np.ndarray,
 ) -> jax.Array:
     """Returns proxies imprinted from the mean embeddings of their samples."""
-    config, mesh, data = setup.config, setup.mesh, setup.inputs
-    labels = table.labels(data.frame, data.category_ids)
-    sums = imprint.init(len(data.category_ids), config.model.dim, mesh)
+    config, mesh, samples = setup.config, setup.mesh, setup.inputs.samples
+    sums = imprint.init(samples.num_categories, config.model.dim, mesh)
     size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
 
     @functools.partial(
@@ -216,7 +220,7 @@ def _imprint(
     with progress.show("Embedding samples for the proxies", len(rows)) as count:
         for role in (table.QUERY, table.DOCUMENT):
             for batch in content.evaluation_batches(role, size, rows):
-                mask, label = batch["mask"], labels[batch["index"]]
+                mask, label = batch["mask"], samples.labels[batch["index"]]
                 arrays = mesh_lib.put_batch(
                     {"batch": batch[role], "label": label, "mask": mask}, mesh
                 )

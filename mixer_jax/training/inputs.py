@@ -1,9 +1,9 @@
 """The training data of a stage, checked before any computation."""
 
-import functools
+import dataclasses
 import os
-import pathlib
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import grain
@@ -13,10 +13,12 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from mixer_jax.data.images import augment, checking
-from mixer_jax.data.prepared import build
-from mixer_jax.data.prepared.source import PreparedSource
+from mixer_jax.data.prepared import build, opening
+from mixer_jax.data.prepared.version import Prepared
 from mixer_jax.data.stream import pipeline, text
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import category_notes, table
+from mixer_jax.data.tables import samples as samples_lib
+from mixer_jax.data.tables.samples import Samples
 from mixer_jax.demo import sources
 from mixer_jax.proxies import margins
 from mixer_jax.runtime import identity, paths
@@ -32,30 +34,24 @@ class Inputs(NamedTuple):
     """The training data of a stage.
 
     Attributes:
-      frame: the usable rows of the training split.
-      root: the folder that image paths are relative to.
-      category_ids: the sorted ids; a label is a position in this list.
+      samples: the usable samples of the training split.
+      source: their images and texts.
       tokenizer: the tokenizer of the documents' texts.
-      skipped: the dropped rows of the split, with reasons.
-      data: the identity of `frame`, if known.
-      split: the identity of the whole split, if known.
-      prepared: the prepared samples of the whole split, if there are any.
-      source: those of `frame`, if there are any.
+      skipped: the samples of the split that were left out, with reasons.
+      origin: what identifies the rows and images; see `identity.describe`.
+      content: hash of the rows and of the images' bytes; "" if unknown.
+      warnings: sentences about suspicious categories.
+      prepared: the prepared samples, if there are any.
     """
 
-    frame: pd.DataFrame
-    root: pathlib.Path
-    category_ids: list[str]
+    samples: Samples
+    source: pipeline.Source
     tokenizer: text.Tokenizer
-    skipped: tuple[table.Skipped, ...]
-    data: identity.Data | None = None
-    split: identity.Data | None = None
-    prepared: build.Prepared | None = None
-    source: PreparedSource | None = None
-
-    def examine(self) -> identity.Data:
-        """Returns the identity of `frame`."""
-        return self.data or identity.examine(self.frame, self.root)
+    skipped: tuple[table.Skipped, ...] = ()
+    origin: Mapping[str, Any] = types.MappingProxyType({})
+    content: str = ""
+    warnings: tuple[str, ...] = ()
+    prepared: Prepared | None = None
 
 
 def load(
@@ -66,12 +62,12 @@ def load(
     prepare: bool = False,
     say: build.Say | None = None,
 ) -> Inputs:
-    """Reads the table and the tokenizer of a stage, and opens its samples.
+    """Opens the samples and the tokenizer of a stage.
 
-    A missing table is built from `data.source`. Images are decoded only if the
-    samples have not been prepared yet. Samples with unreadable images
-    and categories with a single sample are dropped, up to a share of
-    `data.max_skipped` each.
+    A missing table is built from `data.source`. The table is read and its
+    images are decoded only if the samples have not been prepared yet. Samples
+    with unreadable images and categories with a single sample are dropped, up
+    to a share of `data.max_skipped` each.
 
     Args:
       data: the config's `data` section.
@@ -85,76 +81,105 @@ def load(
     Raises:
       UserError: if the data are invalid; names the file, row and column.
     """
-    keep = functools.partial(_keep, paths.make(workdir)) if workdir else None
-    path = sources.ensure_table(data)
     tokenizer = text.load(data.tokenizer, data.text_length)
-    whole = table.select(table.read_table(path), data.split)
-    root = table.folder(path)
-    split = identity.examine(whole, root)
-    prepared = _prepared(whole, root, data, split, prepare, say)
-    if prepared is None:
-        frame, unreadable = checking.check_images(
-            whole,
-            root,
-            data.max_skipped,
-            max_pixels=data.max_pixels,
-            option=option,
-            pixels_option="data.max_pixels",
-            keep=keep,
-        )
-    else:
-        rows, errors = prepared.errors(whole, root)
-        frame, unreadable = checking.leave_out(
-            whole,
-            root,
-            rows,
-            errors,
-            data.max_skipped,
-            option=option,
-            keep=keep,
-        )
-    frame, lone = table.drop_lone(frame, data.max_skipped, option=option)
-    examined = identity.examine(frame, root, split)
-    source = None
-    if prepared is not None:
-        rows = whole.index.get_indexer(frame.index)
-        source = prepared.source(examined, rows)
+    path = sources.ensure_table(data)
+    opened = opening.open_table(
+        path,
+        data.split,
+        data.prepared,
+        options=build.Options(data.max_pixels, workers=data.workers),
+        make=prepare,
+        say=say,
+    )
+    if opened is None:
+        return _from_files(path, data, workdir, option, tokenizer)
+    unreadable, lone = opened.unreadable, opened.lone
+    if workdir and opened.listed:
+        listing = _keep(paths.make(workdir), opened.listed)
+        unreadable = dataclasses.replace(unreadable, listing=listing)
+    remedy = checking.remedy(table.folder(path))
+    unreadable.require(data.max_skipped, remedy, option)
+    lone.require(data.max_skipped, table.LONE_REMEDY, option)
+    samples, source = opened.prepared.training()
+    manifest = opened.prepared.manifest
     return Inputs(
-        frame=frame,
-        root=root,
-        category_ids=table.category_index(frame),
+        samples=samples,
+        source=source,
         tokenizer=tokenizer,
         skipped=tuple(s for s in (unreadable, lone) if s.count),
-        data=examined,
-        split=split,
-        prepared=prepared,
-        source=source,
+        origin=manifest["origin"],
+        content=manifest["content"],
+        warnings=tuple(manifest["warnings"]),
+        prepared=opened.prepared,
     )
 
 
-def _prepared(
-    whole: pd.DataFrame,
-    root: pathlib.Path,
+def _from_files(
+    path: str | os.PathLike,
     data: ConfigDict,
-    split: identity.Data,
-    prepare: bool,
-    say: build.Say | None,
-) -> build.Prepared | None:
-    """Returns a split's prepared samples; None if there are none."""
-    options = build.Options(data.max_pixels, workers=data.workers)
-    settings = {"data": split, "options": options}
-    if not prepare:
-        return build.find(whole, root, data.prepared, **settings)
-    return build.prepare(whole, root, data.prepared, **settings, say=say)
+    workdir: str | os.PathLike,
+    option: str,
+    tokenizer: text.Tokenizer,
+) -> Inputs:
+    """Returns inputs that read the image files, without preparing them."""
+    whole = table.select(table.read_table(path), data.split)
+    frame, skipped = read_usable(whole, path, data, workdir, option)
+    root = table.folder(path)
+    split = identity.examine(whole, root)
+    samples = samples_lib.from_frame(frame)
+    return Inputs(
+        samples=samples,
+        source=pipeline.FileSource(frame, root),
+        tokenizer=tokenizer,
+        skipped=skipped,
+        origin=identity.describe(split, identity.examine(frame, root, split)),
+        warnings=category_notes.notes(frame, samples.category_ids),
+    )
 
 
-def _keep(workdir: paths.Path, listed: pd.DataFrame) -> str:
+def read_usable(
+    whole: pd.DataFrame,
+    path: str | os.PathLike,
+    data: ConfigDict,
+    workdir: str | os.PathLike = "",
+    option: str = _OPTION,
+) -> tuple[pd.DataFrame, tuple[table.Skipped, ...]]:
+    """Returns the usable rows of a split, and descriptions of the others.
+
+    Args:
+      whole: the rows of the split; all of their images are decoded.
+      path: the path of the table.
+      data: the config's `data` section.
+      workdir: see `load`.
+      option: see `load`.
+
+    Raises:
+      UserError: if more rows than a share of `data.max_skipped` are unusable.
+    """
+
+    def keep(listed: pd.DataFrame) -> str:
+        return _keep(paths.make(workdir), tables.csv_text(listed))
+
+    frame, unreadable = checking.check_images(
+        whole,
+        table.folder(path),
+        data.max_skipped,
+        max_pixels=data.max_pixels,
+        option=option,
+        pixels_option="data.max_pixels",
+        keep=keep if workdir else None,
+    )
+    frame, lone = table.drop_lone(frame, data.max_skipped, option=option)
+    return frame, tuple(s for s in (unreadable, lone) if s.count)
+
+
+def _keep(workdir: paths.Path, listed: str) -> str:
     """Writes a list of unreadable images to a workdir; returns its path."""
     path = workdir / SKIPPED
     if jax.process_index() == 0:
         try:
             paths.make_folder(workdir)
-            paths.write(path, tables.csv_text(listed))
+            paths.write(path, listed)
         except UserError:  # such as a LostError
             raise
         except paths.failures() as error:
@@ -185,27 +210,31 @@ class Content(Protocol):
         Args:
           role: "query" or "document".
           batch_size: B, the number of samples over all processes.
-          rows: int, positions in the frame; rows of other roles are skipped.
+          rows: int, positions of samples; those of other roles are skipped.
         """
 
 
 class Pictures:
     """The samples' images and texts, read and decoded for every batch."""
 
-    def __init__(self, inputs: Inputs, config: ConfigDict):
-        """Takes inputs whose samples are prepared."""
-        self._inputs, self._config = inputs, config
-        self._source = inputs.source
-        self.content = self._source.content
+    def __init__(
+        self,
+        inputs: Inputs,
+        config: ConfigDict,
+        vectors: pipeline.Vectors | None = None,
+    ):
+        """Stores the samples, the config, and stored token vectors, if any."""
+        self._inputs, self._config, self._vectors = inputs, config, vectors
+        self.content = inputs.content
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""
         inputs, config = self._inputs, self._config
         return pipeline.train_batches(
-            inputs.frame,
-            self._source,
-            inputs.category_ids,
+            inputs.samples,
+            inputs.source,
             inputs.tokenizer,
+            vectors=self._vectors,
             image_size=config.data.image_size,
             batch_size=config.batch_size,
             augment=augment.change(
@@ -224,13 +253,13 @@ class Pictures:
     ) -> Iterator[dict]:
         """Returns batches of the given rows of one role; see `Content`."""
         return pipeline.evaluation_batches(
-            self._inputs.frame,
-            self._source,
+            self._inputs.source,
             role,
             self._inputs.tokenizer,
+            vectors=self._vectors,
             image_size=self._config.data.image_size,
             batch_size=batch_size,
-            rows=rows,
+            rows=self._inputs.samples.select(rows, role),
             threads=self._config.data.threads,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -246,8 +275,7 @@ def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:
     """
     if not head.margin_power:
         return None
-    labels = table.labels(inputs.frame, inputs.category_ids)
-    counts = np.bincount(labels, minlength=len(inputs.category_ids))
+    counts = sum(inputs.samples.counts(role) for role in samples_lib.ROLES)
     return margins.by_frequency(counts, head.margin_size, head.margin_power)
 
 
@@ -263,10 +291,10 @@ def add_margins(batch: dict, sizes: np.ndarray | None) -> dict:
 
 def describe(inputs: Inputs) -> dict[str, Any]:
     """Returns counts of queries, documents, categories and skipped rows."""
-    roles = inputs.frame["role"].value_counts()
+    samples = inputs.samples
     return {
-        "queries": int(roles.get(table.QUERY, 0)),
-        "documents": int(roles.get(table.DOCUMENT, 0)),
-        "categories": len(inputs.category_ids),
+        "queries": len(samples.of_role(table.QUERY)),
+        "documents": len(samples.of_role(table.DOCUMENT)),
+        "categories": samples.num_categories,
         "skipped": sum(s.count for s in inputs.skipped),
     }

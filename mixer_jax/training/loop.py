@@ -10,7 +10,6 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.tables import category_notes
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths, processes, terminal
 from mixer_jax.runtime.errors import UserError
@@ -25,7 +24,11 @@ from mixer_jax.training import (
 )
 from mixer_jax.training import start as start_lib
 from mixer_jax.training import step as step_lib
-from mixer_jax.training.cache import embedding_store, feature_store
+from mixer_jax.training.cache import (
+    embedding_store,
+    feature_store,
+    text_vectors,
+)
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.checkpoint.checkpoints import Checkpoints, is_whole
 from mixer_jax.training.start import Start
@@ -123,10 +126,11 @@ def _train(
     # ---- Check config, workdir and data.
     start = start_lib.decide(config, workdir)
     run = setup.make(config, workdir, mesh, prefix, say=say)
-    count = len(run.inputs.category_ids)
+    categories = run.inputs.samples.category_ids
+    count = len(categories)
     notes = [f"{skipped}." for skipped in run.inputs.skipped]
     if jax.process_index() == 0 and not start.has_checkpoint:
-        notes += category_notes.notes(run.inputs.frame, run.inputs.category_ids)
+        notes += run.inputs.warnings
     for note in notes:
         say(f"{config.name}: {note}")
 
@@ -137,7 +141,7 @@ def _train(
 
     # ---- State: from the last checkpoint, or a new one.
     origin = origins.merge(workdir, origins.describe(config, run.inputs))
-    workdir_lib.prepare(workdir, config, run.inputs.category_ids, origin)
+    workdir_lib.prepare(workdir, config, categories, origin)
     if jax.process_index() == 0:
         parameter_table.write(run, workdir)
     say(
@@ -303,18 +307,20 @@ def _content(
     """Returns cached features if `data.cached` is set, else the samples.
 
     The cache holds embeddings if only the proxies are trained, and outputs of
-    the encoders otherwise.
+    the encoders otherwise. With `data.cached_text`, it replaces only the texts.
     """
     say = functools.partial(terminal.say, console=console)
-    if not run.config.data.cached:
-        return inputs.Pictures(run.inputs, run.config)
     store = feature_store if any(run.rates.values()) else embedding_store
+    if not run.config.data.cached:
+        if not setup.stores_text(run):
+            return inputs.Pictures(run.inputs, run.config)
+        store = text_vectors
     folder = workdir_lib.features_folder(workdir, run.config)
     # Other runs may share the folder, but not while it is being filled.
     with folder_lock.hold(
         folder.parent, "--config.data.features", part=f"-{folder.name}"
     ):
-        return store.make(
+        made = store.make(
             folder,
             run.inputs,
             run.config,
@@ -323,3 +329,6 @@ def _content(
             run.mesh,
             lambda text: say(f"{run.config.name}: {text}"),
         )
+    if isinstance(made, text_vectors.TextVectors):
+        return inputs.Pictures(run.inputs, run.config, made)
+    return made

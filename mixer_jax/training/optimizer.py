@@ -16,7 +16,8 @@ from mixer_jax.training import patterns
 
 PyTree = Any
 
-ENCODERS = ("image_encoder", "text_encoder")
+TEXT_ENCODER = "text_encoder"
+ENCODERS = ("image_encoder", TEXT_ENCODER)
 PARTS = (
     *ENCODERS,
     "query_layers",

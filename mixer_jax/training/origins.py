@@ -28,7 +28,7 @@ Origin = dict[str, Any]
 
 def describe(config: ConfigDict, inputs: Inputs) -> Origin:
     """Returns the origin of a stage with this config and data."""
-    return _describe_data(inputs) | {
+    return dict(inputs.origin) | {
         "folders": {
             key: _hash_folder(key, places_lib.get(config, key))
             for key in places_lib.FOLDERS
@@ -128,7 +128,7 @@ def check_data(
     origin = workdir_lib.read_origin(workdir)
     if not origin.get("trained"):
         return  # An older version recorded no origin.
-    change = _change(origin, _describe_data(inputs))
+    change = _change(origin, dict(inputs.origin))
     if not change:
         return
     listed = next((s.listing for s in inputs.skipped if s.listing), "")
@@ -185,20 +185,6 @@ def _entries(path: str) -> set[str | os.PathLike]:
         return {path}
     parts = parquet_files.parts(pathlib.Path(path))
     return {path, *parts, *(part.parent for part in parts)}
-
-
-def _describe_data(inputs: Inputs) -> Origin:
-    """Returns the part of the origin that identifies rows and images."""
-    data, split = inputs.examine(), inputs.split
-    return {
-        "split": split and {"samples": split.count, "rows": split.rows},
-        "trained": {
-            "samples": data.count,
-            "rows": data.rows,
-            "images": len(data.images),
-            "sizes": data.sizes_hash,
-        },
-    }
 
 
 def _change(old: Origin, new: Origin) -> str:

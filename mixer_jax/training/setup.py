@@ -84,13 +84,12 @@ def make(
     start = start_lib.decide(config, workdir)
     if start is start_lib.Start.PRETRAINED:
         factory.check_pretrained(config.model)
-    # The features of data.cached replace the samples.
-    prepare = prepare and not config.data.cached
     data = inputs.load(config.data, workdir, prepare=prepare, say=say)
-    workdir_lib.check_categories(workdir, data.category_ids, prefix)
+    categories = data.samples.category_ids
+    workdir_lib.check_categories(workdir, categories, prefix)
     origins.check_data(workdir, data, prefix)
     with config_lib.naming_stage(config, prefix):
-        run = assemble(config, len(data.category_ids), mesh)
+        run = assemble(config, len(categories), mesh)
         _check_text(config, "vocabulary", data.tokenizer.vocab_size)
         if start is start_lib.Start.PRETRAINED:
             # Only reading the weights shows whether they match the model.
@@ -197,6 +196,14 @@ def _check_frozen(
             "model.image.batch_norm is 'train', which would still change its "
             "statistics; set it to 'frozen'."
         )
+    if config.data.cached_text and config.model.text.dropout:
+        raise UserError(
+            "data.cached_text stores the text encoder's output for each text "
+            f"once, so model.text.dropout cannot be {config.model.text.dropout}"
+            "; set it to 0."
+        )
+    if config.data.cached_text:
+        _require_frozen("data.cached_text", rates, optimizer_lib.TEXT_ENCODER)
     if not config.data.cached:
         return
     if config.data.augment != "none":
@@ -206,16 +213,25 @@ def _check_frozen(
             "'none'."
         )
     for part in optimizer_lib.ENCODERS:
-        trained = [
-            path
-            for path, m in rates.items()
-            if path.startswith(f"{part}/") and m
-        ]
-        if trained:
+        _require_frozen("data.cached", rates, part)
+
+
+def _require_frozen(key: str, rates: dict[str, float], part: str) -> None:
+    """Raises a `UserError` if an encoder is trained, which a key forbids."""
+    for path, multiple in rates.items():
+        if path.startswith(f"{part}/") and multiple:
             raise UserError(
-                "data.cached needs frozen encoders, but optimizer.parts "
-                f"trains {trained[0]}; give {part} a multiple of 0."
+                f"{key} needs a frozen {part}, but optimizer.parts trains "
+                f"{path}; give {part} a multiple of 0."
             )
+
+
+def stores_text(run: Setup) -> bool:
+    """Returns whether batches have stored token vectors instead of tokens."""
+    data, params = run.config.data, run.state.params
+    return (data.cached or data.cached_text) and (
+        optimizer_lib.TEXT_ENCODER in params
+    )
 
 
 def _check_text(config: ConfigDict, attribute: str, value: int) -> None:

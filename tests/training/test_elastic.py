@@ -181,7 +181,7 @@ def test_new_categories_are_imprinted_and_others_copied(
     assert len(embedded) == count
 
     # A stage with its categories in another order, two of them new.
-    ids = run.inputs.category_ids
+    ids = list(run.inputs.samples.category_ids)
     old = [f"gone{i}" for i in range(5)] + ids[:2:-1] + ["gone", ids[1]]
     before = tmp_path / "before"
     workdir_lib.prepare(before, tiny_config, old)
@@ -204,7 +204,7 @@ def test_new_categories_are_imprinted_and_others_copied(
         if name in kept:
             np.testing.assert_array_equal(state.proxies[row], want)
     assert not np.any(state.proxies[COUNT:])
-    new = run.inputs.frame["category_id"].isin({ids[0], ids[2]}).to_numpy()
+    new = np.isin(run.inputs.samples.labels, [0, 2])
     assert new[embedded].all()
     assert len(embedded) == 2 * 2 * (limit or 2)
     assert output == (
@@ -222,7 +222,7 @@ def test_reordered_categories_are_not_imprinted(
     means, _, _ = start(run, tiny_config, tmp_path)
     order = np.random.default_rng(0).permutation(COUNT)
     before = tmp_path / "before"
-    ids = np.array(run.inputs.category_ids)[order].tolist()
+    ids = np.array(list(run.inputs.samples.category_ids))[order].tolist()
     workdir_lib.prepare(before, tiny_config, ids)
     moved = np.asarray(means.proxies)[:COUNT][order]
     save(before, means.replace(proxies=jnp.asarray(moved), graph=None))

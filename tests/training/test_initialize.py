@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from mixer_jax.data.stream import pipeline
@@ -58,19 +59,20 @@ def test_imprinted_proxies_are_mean_embeddings(
     sums = np.zeros((12, 16))
     for role in (table.QUERY, table.DOCUMENT):
         (batch,) = pipeline.evaluation_batches(
-            run.inputs.frame,
-            pipeline.FileSource(run.inputs.frame, run.inputs.root),
+            run.inputs.source,
             role,
             run.inputs.tokenizer,
             image_size=16,
             batch_size=24,
+            rows=run.inputs.samples.of_role(role),
         )
         embeddings = run.model.apply(
             variables, batch[role], method=f"encode_{role}"
         )
-        frame = run.inputs.frame
-        labels = table.labels(frame, run.inputs.category_ids)
-        repeated = frame.duplicated(["category_id", "role"]).to_numpy()
+        samples = run.inputs.samples
+        labels = samples.labels
+        pairs = pd.DataFrame({"label": labels, "role": samples.is_document})
+        repeated = pairs.duplicated().to_numpy()
         counted = ~repeated[batch["index"]] if limit else np.full(24, True)
         assert counted.sum() == (12 if limit else 24)
         np.add.at(
@@ -99,7 +101,7 @@ def test_stage_starts_from_the_previous_one(toy, tiny_config, tmp_path, mesh):
     tiny_config.seed = 7
     before = tmp_path / "stage1"
     run, old = start(tiny_config, before, mesh)
-    ids = list(reversed(run.inputs.category_ids))[:6]
+    ids = list(reversed(run.inputs.samples.category_ids))[:6]
     workdir_lib.prepare(before, tiny_config, ids)
     with Checkpoints(before) as checkpoints:
         checkpoints.save(

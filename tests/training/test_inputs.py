@@ -1,10 +1,13 @@
 """The data is checked and counted before training."""
 
+import pathlib
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mixer_jax.data.images import decoding
+from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs
@@ -13,7 +16,8 @@ from mixer_jax.training.cache import stored
 
 def test_describe_counts_rows_and_categories(tiny_config):
     loaded = inputs.load(tiny_config.data)
-    assert loaded.category_ids == [f"c{i:02d}" for i in range(12)]
+    names = [f"c{i:02d}" for i in range(12)]
+    assert list(loaded.samples.category_ids) == names
     assert inputs.describe(loaded) == {
         "queries": 24,
         "documents": 24,
@@ -36,7 +40,7 @@ def test_evaluation_batches_yield_the_given_rows_of_a_role(tiny_config):
     rows = np.arange(1, 48, 3)
     batches = list(content.evaluation_batches("document", 5, rows))
     index = np.concatenate([batch["index"] for batch in batches])
-    wanted = [r for r in rows if loaded.frame["role"].iloc[r] == "document"]
+    wanted = rows[loaded.samples.is_document[rows]].tolist()
     assert index[index >= 0].tolist() == wanted
     for batch in batches:
         np.testing.assert_array_equal(batch["mask"], batch["index"] >= 0)
@@ -61,7 +65,7 @@ def broken(tmp_path, toy, tiny_config):
 def test_bad_images_and_lone_samples_are_skipped(broken, prepare):
     broken.data.max_skipped = 0.5
     loaded = inputs.load(broken.data, prepare=prepare)
-    assert loaded.category_ids == ["c00", "c01", "c02"]
+    assert list(loaded.samples.category_ids) == ["c00", "c01", "c02"]
     assert [s.count for s in loaded.skipped] == [1, 1]
 
 
@@ -78,12 +82,16 @@ def test_no_image_is_decoded_once_the_data_is_prepared(broken, monkeypatch):
     monkeypatch.setattr(decoding, "decode", None)
     for prepare in (False, True):
         loaded = inputs.load(broken.data, prepare=prepare)
-        pd.testing.assert_frame_equal(loaded.frame, first.frame)
         assert loaded.skipped == first.skipped
-        assert loaded.source.content == first.source.content
-        for row in range(len(loaded.frame)):
+        assert loaded.content == first.content
+        assert loaded.origin == first.origin
+        table_path = pathlib.Path(broken.data.table)
+        images = table.read_table(table_path).set_index("sample_id")["image"]
+        assert len(loaded.samples) == len(loaded.source) == 12
+        for row in range(len(loaded.source)):
             assert loaded.source[row] == first.source[row]
-            path = loaded.root / loaded.frame["image"].iloc[row]
+            name = loaded.source.name(row).removeprefix("sample ")
+            path = table_path.parent / images[name]
             assert loaded.source[row][0] == path.read_bytes()
 
 
@@ -123,11 +131,13 @@ def test_rare_categories_have_larger_margins(tiny_config):
     loaded = inputs.load(tiny_config.data)
     assert inputs.margin_sizes(loaded, tiny_config.head) is None
     # c00 keeps one of its four samples.
-    of_first = np.flatnonzero(loaded.frame["category_id"] == "c00")
-    frame = loaded.frame.drop(index=loaded.frame.index[of_first[1:]])
+    frame = table.read_table(tiny_config.data.table)
+    of_first = np.flatnonzero(frame["category_id"] == "c00")
+    samples = samples_lib.from_frame(frame.drop(index=of_first[1:]))
     tiny_config.head.margin_power = 0.5
     tiny_config.head.margin_size = 0.4
-    sizes = inputs.margin_sizes(loaded._replace(frame=frame), tiny_config.head)
+    rare = loaded._replace(samples=samples)
+    sizes = inputs.margin_sizes(rare, tiny_config.head)
     np.testing.assert_allclose(sizes, [0.4] + [0.2] * 11, rtol=1e-6)
     batch = {
         "query": {"label": np.array([0, 3])},

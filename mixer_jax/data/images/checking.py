@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,9 +42,8 @@ def check_images(
       option: the option that sets `max_skipped`, for the error message.
       pixels_option: the option that sets `max_pixels`; see
         `decoding.decode`.
-      keep: called with the dropped rows, if any, before an error is raised: a
-        frame of `sample_id`, `image`, `kind`, `reason` and `row` (in the table,
-        from 1). Returns the path of the list that it wrote.
+      keep: called with the dropped rows, if any, before an error is raised;
+        see `leave_out`. Returns the path of the list that it wrote.
 
     Returns:
       The kept rows, and the number of dropped rows for each of `faults.KINDS`.
@@ -59,9 +59,15 @@ def check_images(
     bad = np.array([fault is not None for fault in file_errors], bool)[codes]
     rows = np.flatnonzero(bad)
     errors = [file_errors[code] for code in codes[rows]]
-    return leave_out(
-        frame, root, rows, errors, max_skipped, option=option, keep=keep
-    )
+    kept, skipped, listed = leave_out(frame, root, rows, errors)
+    if keep is not None and errors:
+        skipped = dataclasses.replace(skipped, listing=keep(listed))
+    return kept, skipped.require(max_skipped, remedy(root), option)
+
+
+def remedy(root: str | os.PathLike) -> str:
+    """Returns a clause about images in a folder that cannot be decoded."""
+    return f"Repair these files under {root}, remove their rows"
 
 
 def leave_out(
@@ -69,11 +75,7 @@ def leave_out(
     root: str | os.PathLike,
     rows: np.ndarray,
     errors: Sequence[UnreadableImageError],
-    max_skipped: float,
-    *,
-    option: str = table.MAX_SKIPPED,
-    keep: Callable[[pd.DataFrame], str] | None = None,
-) -> tuple[pd.DataFrame, table.Skipped]:
+) -> tuple[pd.DataFrame, table.Skipped, pd.DataFrame]:
     """Drops rows whose images are known to be unreadable.
 
     Args:
@@ -81,15 +83,11 @@ def leave_out(
       root: the folder that the paths are relative to.
       rows: int `[n]`, ascending positions of the rows to drop.
       errors: the n errors of their images.
-      max_skipped: see `check_images`.
-      option: see `check_images`.
-      keep: see `check_images`.
 
     Returns:
-      See `check_images`.
-
-    Raises:
-      UserError: see `check_images`.
+      The kept rows, a description of the dropped ones, and a list of these: a
+      frame of `sample_id`, `image`, `kind`, `reason` and `row` (in the table,
+      from 1).
     """
     root, images = Path(root), frame["image"].to_numpy(object)[rows]
     counts = collections.Counter(error.kind for error in errors)
@@ -101,17 +99,14 @@ def leave_out(
     skipped = dataclasses.replace(
         skipped, kinds={kind: counts[kind] for kind in faults.KINDS}
     )
-    if keep is not None and errors:
-        listed = frame.iloc[rows][["sample_id", "image"]].assign(
-            kind=[error.kind for error in errors],
-            reason=[str(error) for error in errors],
-            row=frame.index[rows] + 1,
-        )
-        skipped = dataclasses.replace(skipped, listing=keep(listed))
-    remedy = f"Repair these files under {root}, remove their rows"
+    listed = frame.iloc[rows][["sample_id", "image"]].assign(
+        kind=[error.kind for error in errors],
+        reason=[str(error) for error in errors],
+        row=frame.index[rows] + 1,
+    )
     kept = np.ones(len(frame), bool)
     kept[rows] = False
-    return frame[kept], skipped.require(max_skipped, remedy, option)
+    return frame[kept], skipped, listed
 
 
 def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
@@ -121,6 +116,36 @@ def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
 
 
 def _find_faults(
+    paths: Sequence[Path | None],
+    max_pixels: int,
+    option: str,
+    threads: int | None,
+) -> list[UnreadableImageError | None]:
+    """Returns the error of each file, or None if it can be decoded.
+
+    The processes of a command divide the files among themselves.
+    """
+    place, count = 0, 1
+    if "jax" in sys.modules:  # Importing it would take seconds.
+        from mixer_jax.runtime import processes
+
+        place, count = processes.place()
+    own = _find_own_faults(paths[place::count], max_pixels, option, threads)
+    if count == 1:
+        return own
+    found = [
+        (place + number * count, str(error), error.kind)
+        for number, error in enumerate(own)
+        if error is not None
+    ]
+    errors: list[UnreadableImageError | None] = [None] * len(paths)
+    for part in processes.gather("faults", found):
+        for number, message, kind in part:
+            errors[number] = UnreadableImageError(message, kind)
+    return errors
+
+
+def _find_own_faults(
     paths: Sequence[Path | None],
     max_pixels: int,
     option: str,

@@ -147,7 +147,7 @@ class _Job:
         """
         groups = sorted(self.place.iterdir()) if self.place.is_dir() else []
         for other in sorted(groups, key=lambda other: other != self.group):
-            for name in _names(other):
+            for name in names(other):
                 if not name.startswith(f"{self.key}-"):
                     continue
                 hold = generations.hold(other / name)
@@ -168,9 +168,7 @@ class _Job:
         prepared = None
         if manifest is not None and compared.known:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                prepared = version_lib.read(
-                    folder, hold, manifest, compared.notes
-                )
+                prepared = version_lib.read(folder, hold, manifest)
         if prepared is None or len(prepared.rows) != len(self.frame):
             self.say(
                 f"{folder} has missing or damaged files; preparing the data "
@@ -179,7 +177,8 @@ class _Job:
             return None
         if self.options.shards not in (0, manifest["shards"]):
             return None
-        if again := self._newly_readable(prepared.skipped):
+        limit = self.options.max_pixels
+        if again := newly_readable(prepared.skipped, self.root, limit):
             self.say(
                 f"{again} could not be read when the data was prepared; "
                 "preparing the data again."
@@ -188,22 +187,6 @@ class _Job:
         with contextlib.suppress(OSError):  # Possibly read-only.
             identity.write_notes(folder, compared.notes)
         return prepared._replace(owned=folder.parent == self.group)
-
-    def _newly_readable(self, skipped: Sequence[shards.Fault]) -> str:
-        """Returns an image that could not be read before, but can now.
-
-        Permissions, the decoder and the free memory may have changed. Other
-        faults change only if the bytes do.
-        """
-        images = self.frame["image"].to_numpy(object)
-        for fault in skipped:
-            path = self.root / images[fault.row]
-            if fault.kind in _PASSING:
-                with contextlib.suppress(UnreadableImageError):
-                    limit = self.options.max_pixels
-                    decoding.decode(path, checking.CHECKED, limit)
-                    return str(path)
-        return ""
 
     def make(self) -> None:
         """Prepares the frame's samples in a new folder of the group."""
@@ -215,16 +198,18 @@ class _Job:
             version, results = draft / name, draft / "results"
             for folder in (version / tfds_files.FOLDER, results):
                 folder.mkdir(parents=True, exist_ok=True)
-            plan = shards.plan(split_names(self.frame), self.options.shards)
+            ids = self.frame["sample_id"].to_numpy(object)
+            splits = split_names(self.frame)
+            plan = shards.plan(splits, ids, self.options.shards)
             limit = self.options.max_pixels
             now = kept.keys(self.frame, self.data, limit)
-            with _earlier(self.group, now) as earlier:
+            with self._earlier(now) as earlier:
                 made = writing.write(
                     *(self.frame, self.root, self.data, plan, version),
                     *(results, earlier, self.options),
                 )
             writing.describe(
-                *(self.frame, self.data, plan, made, now, version),
+                *(self.frame, self.root, self.data, plan, made, now, version),
                 self.options,
             )
             if version_lib.read_parts(version) is None:
@@ -244,30 +229,57 @@ class _Job:
                     return
                 version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
 
-
-@contextlib.contextmanager
-def _earlier(group: Path, now: np.ndarray) -> Iterator[kept.Kept | None]:
-    """Yields the rows kept from the newest earlier version of a group."""
-    versions = [
-        folder for folder in group.iterdir() if generations.is_version(folder)
-    ]
-    for folder in sorted(versions, key=_time, reverse=True):
-        hold = generations.hold(folder)
-        if hold is None:
-            continue
-        try:
-            parts = version_lib.read_parts(folder)
-            if parts is None:
+    @contextlib.contextmanager
+    def _earlier(self, now: np.ndarray) -> Iterator[kept.Kept | None]:
+        """Yields the rows kept from the newest earlier version of the group."""
+        frame, data = self.frame, self.data
+        versions = filter(generations.is_version, self.group.iterdir())
+        for folder in sorted(versions, key=_time, reverse=True):
+            hold = generations.hold(folder)
+            if hold is None:
                 continue
-            if (found := kept.find(folder, parts, now)) is not None:
-                yield found
-                return
-        finally:
-            hold.release()
-    yield None
+            try:
+                parts = version_lib.read_parts(folder)
+                if parts is None:
+                    continue
+                # An image with a new time may have the same bytes.
+                notes = identity.compare(folder, data, strict=False).notes
+                digests = kept.image_digests(frame, data, notes["digest"])
+                found = kept.find(folder, parts, now, digests)
+                if found is not None:
+                    yield found
+                    return
+            finally:
+                hold.release()
+        yield None
 
 
-def _names(folder: Path) -> list[str]:
+def newly_readable(
+    skipped: Sequence[shards.Fault], root: Path, max_pixels: int
+) -> str:
+    """Returns an image that could not be read before, but can now.
+
+    Permissions, the decoder and the free memory may have changed. Other faults
+    change only if the bytes do.
+
+    Args:
+      skipped: the rows that were left out.
+      root: the folder that the image paths are relative to.
+      max_pixels: see `decoding.decode`.
+
+    Returns:
+      The path of the first such image; "" if there is none.
+    """
+    for fault in skipped:
+        path = root / fault.image
+        if fault.kind in _PASSING:
+            with contextlib.suppress(UnreadableImageError):
+                decoding.decode(path, checking.CHECKED, max_pixels)
+                return str(path)
+    return ""
+
+
+def names(folder: Path) -> list[str]:
     """Returns the sorted names in a folder; empty if it cannot be read."""
     with contextlib.suppress(OSError):  # such as lost+found
         return sorted(os.listdir(folder))
@@ -294,11 +306,12 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
     """Returns the folder name for a table and its splits.
 
     Args:
-      frame: the rows; `attrs["table"]` is the table's path.
+      frame: the rows; `attrs["table"]` is the table's path, and
+        `attrs["split"]` the split that was selected.
       root: the table's root; "" if the named folder is next to the table.
     """
     name = Path(frame.attrs.get("table", "") or "table").name
-    splits = "-".join(sorted(set(split_names(frame))))
+    splits = frame.attrs.get("split") or "-".join(sorted({*split_names(frame)}))
     whole = [name, splits, root and os.path.abspath(root)]
     code = identity.hash_json(whole)[:8]
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', f'{name}-{splits}')[:80]}-{code}"

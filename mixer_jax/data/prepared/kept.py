@@ -16,6 +16,7 @@ _ROW = np.dtype(
     [("key", "<u8", (2,)), ("record", "<i8"), ("digest", "u1", (16,))]
 )
 _SEEDS = ("mixer_jax rows 0", "mixer_jax rows 1")  # 16 characters each
+_MAX_OPEN = 32  # files of an earlier version that a shard reads
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -28,18 +29,34 @@ def status(frame: pd.DataFrame, data: identity.Data) -> np.ndarray:
     return found[:, images]
 
 
+def image_digests(
+    frame: pd.DataFrame, data: identity.Data, digests: np.ndarray
+) -> np.ndarray:
+    """Returns the digest of each row's image, uint8 [N, 16]; 0 for none.
+
+    Args:
+      frame: rows of a sample table.
+      data: the identity of the rows.
+      digests: uint8 [n, 16], the digests of the distinct images.
+    """
+    images = pd.Index(data.images, dtype=object).get_indexer(frame["image"])
+    # The last row is for rows without an image, whose place is -1.
+    return np.concatenate([digests, np.zeros((1, 16), np.uint8)])[images]
+
+
 def keys(
     frame: pd.DataFrame, data: identity.Data, max_pixels: int
 ) -> np.ndarray:
     """Returns a hash of each row, uint64 [N, 2].
 
-    It depends on the cells, on the size and time of the image, and on the
-    limit that its check applies.
+    It depends on the cells, on the size of the image, and on the limit that its
+    check applies.
     """
     cells = [frame[name].to_numpy(object) for name in table.COLUMNS]
+    sizes, _ = status(frame, data)
     out = np.full((len(frame), 2), max_pixels, np.uint64)
     for column, seed in enumerate(_SEEDS):
-        for values in (*cells, *status(frame, data).astype(np.uint64)):
+        for values in (*cells, sizes.astype(np.uint64)):
             out[:, column] *= _FACTOR
             out[:, column] ^= pd.util.hash_array(values, hash_key=seed)
     return out
@@ -70,7 +87,11 @@ class Kept:
     """The rows that an earlier version has, by their position in a frame."""
 
     def __init__(
-        self, folder: Path, parts: list[records.Part], now: np.ndarray
+        self,
+        folder: Path,
+        parts: list[records.Part],
+        now: np.ndarray,
+        digests: np.ndarray,
     ):
         """Compares the rows of an earlier version with the present ones.
 
@@ -78,6 +99,7 @@ class Kept:
           folder: the folder of the earlier version.
           parts: its files.
           now: the keys of the present rows; see `keys`.
+          digests: the digests of their images; see `image_digests`.
 
         Raises:
           OSError or ValueError: if the earlier version is damaged.
@@ -87,6 +109,7 @@ class Kept:
         at = np.searchsorted(first, now[:, 0])
         found = places[np.minimum(at, len(places) - 1)]
         same = (rows["key"][found] == now).all(1)
+        same &= (rows["digest"][found] == digests).all(1)
         self._parts = tuple(parts)
         self._records = np.where(same, rows["record"][found], -1)
         self._digests = rows["digest"][found]
@@ -94,6 +117,14 @@ class Kept:
     def for_shard(self, shard: shards.Shard) -> shards.Earlier | None:
         """Returns what is kept of a shard; None if nothing is."""
         known = self._records[shard.rows]
+        ends = np.cumsum([part.examples_in_shard for part in self._parts])
+        of_part = np.searchsorted(ends, known, side="right")
+        kept = known >= 0
+        # Rows of reordered tables may come from hundreds of files, too many to
+        # have open. Rows of the rarest are read from their images again.
+        files, counts = np.unique(of_part[kept], return_counts=True)
+        often = files[np.argsort(-counts, kind="stable")[:_MAX_OPEN]]
+        known = np.where(kept & np.isin(of_part, often), known, -1)
         if (known < 0).all():
             return None
         return shards.Earlier(self._parts, known, self._digests[shard.rows])
@@ -105,10 +136,13 @@ class Kept:
 
 
 def find(
-    folder: Path, parts: list[records.Part], now: np.ndarray
+    folder: Path,
+    parts: list[records.Part],
+    now: np.ndarray,
+    digests: np.ndarray,
 ) -> Kept | None:
     """Returns the rows kept from an earlier version; None if it is damaged."""
     with contextlib.suppress(OSError, ValueError):
-        kept = Kept(folder, parts, now)
+        kept = Kept(folder, parts, now, digests)
         return kept if kept.count else None
     return None

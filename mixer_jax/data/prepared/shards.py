@@ -1,14 +1,17 @@
 """Shards of a prepared data set, each written and checked by itself.
 
-The rows of each split are divided into shards based only on their number, and a
+The rows of each split are divided into shards based only on their IDs, and a
 shard's bytes depend on its rows alone. The result is therefore the same for any
-number of threads or processes, and after any interruption. Rows that an earlier
-version already has are copied without decoding their images again.
+number of threads or processes, and after any interruption. A shard ends at IDs
+with certain hashes, so that new or removed rows do not change other shards.
+Unchanged shards are taken over from an earlier version; rows of other shards
+that it already has are copied without decoding their images again.
 """
 
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -28,8 +31,10 @@ from mixer_jax.runtime import files, identity, paths
 
 TEXTS = tuple(name for name in table.COLUMNS if name != "image")
 OPTION = "data.max_pixels"  # for messages
-_ROWS = 1024  # rows per shard by default
-_MAX_SHARDS = 512  # shards by default; each one in use is an open file
+_ROWS = 1024  # average number of rows per shard by default
+_LONGEST = 8  # times the average; one in 3,000 shards would be longer
+_MAX_SHARDS = 512  # average number by default; each one in use is an open file
+_SEED = "mixer_jax shards"  # 16 characters
 _CHUNK = 1 << 20  # bytes
 _STOP = "stop"  # a file among the results that ends all tasks
 _STOP_CHECK_ROWS = 64  # rows between checks for this file
@@ -46,11 +51,13 @@ class Fault(NamedTuple):
       row: position in the frame.
       kind: one of `faults.KINDS`.
       reason: the error message without the path that it starts with.
+      image: the image's path, relative to the table.
     """
 
     row: int
     kind: str
     reason: str
+    image: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,24 +151,42 @@ class Result:
     faults: tuple[Fault, ...]
 
 
-def plan(splits: np.ndarray, number: int = 0) -> list[Shard]:
+def plan(splits: np.ndarray, ids: np.ndarray, number: int = 0) -> list[Shard]:
     """Divides the rows of each split into shards.
 
     Args:
       splits: `[N]`, the split of each row.
-      number: the number of shards per split; 0 for one per 1,024 rows, up to
-        512. A split with fewer rows has one shard per row.
+      ids: `[N]`, the sample IDs.
+      number: the number of shards per split, or 0 for about one per 1,024 rows,
+        and about 512 at most. A split with fewer rows has one shard per row.
     """
     shards = []
     codes, names = pd.factorize(splits, sort=True)
+    hashes = pd.util.hash_array(ids, hash_key=_SEED)
     for code, split in enumerate(names):
         rows = np.flatnonzero(codes == code)
-        count = number or min(-(-len(rows) // _ROWS), _MAX_SHARDS)
-        parts = np.array_split(rows, min(count, len(rows)))
+        if number:
+            parts = np.array_split(rows, min(number, len(rows)))
+        else:
+            parts = np.split(rows, _cuts(hashes[rows]))
         for place, part in enumerate(parts):
             name = file_name(split, place, len(parts))
             shards.append(Shard(name, split, part))
     return shards
+
+
+def _cuts(hashes: np.ndarray) -> np.ndarray:
+    """Returns the ascending positions at which shards after the first begin."""
+    average = _ROWS
+    # A power of 2, which changes rarely; each cut of a larger one is kept.
+    while len(hashes) > average * _MAX_SHARDS:
+        average *= 2
+    cuts = np.flatnonzero(hashes % np.uint64(average) == 0)
+    cuts = np.concatenate([[0], cuts[cuts > 0], [len(hashes)]])
+    # Long shards, as of repeated IDs, are cut at regular distances.
+    longest = _LONGEST * average
+    more = [np.arange(a, b, longest) for a, b in itertools.pairwise(cuts)]
+    return np.concatenate(more)[1:]
 
 
 def file_name(split: str, place: int, count: int) -> str:
@@ -244,7 +269,8 @@ def _records(
                     content, checking.CHECKED, task.max_pixels, option=OPTION
                 )
             except UnreadableImageError as error:
-                found.append(Fault(row, error.kind, _reason(error, path)))
+                reason = _reason(error, path)
+                found.append(Fault(row, error.kind, reason, name))
                 if content is not None:
                     digests[place] = identity.digest(content)
                 continue
@@ -262,10 +288,9 @@ def _read(path: Path, status: np.ndarray) -> bytes:
         time were looked up, as when a file system is lost for a moment.
     """
     try:
-        content = decoding.read(path)
+        return decoding.read(path)
     finally:
         identity.check_unchanged([path], status[:, None])
-    return content
 
 
 def _reason(error: UnreadableImageError, path: Path) -> str:
@@ -311,7 +336,7 @@ def _shared(task: Task, path: Path) -> bool:
 
 
 def _checksum(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)

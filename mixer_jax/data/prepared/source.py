@@ -7,39 +7,38 @@ from pathlib import Path
 import numpy as np
 
 from mixer_jax.data.prepared import generations, records
+from mixer_jax.runtime import arrays
 from mixer_jax.runtime.errors import UserError
 
 
 class PreparedSource:
-    """The prepared samples of a frame, read from array_record files.
-
-    Attributes:
-      content: hash of the rows and of the images' bytes.
-    """
+    """Prepared samples, read from array_record files."""
 
     def __init__(
         self,
         folder: os.PathLike,
         parts: Sequence[tuple[str, int]],
-        places: np.ndarray,
+        places: np.ndarray | Path,
         hold: generations.Hold | None = None,
-        content: str = "",
     ):
         """Opens the files.
 
         Args:
           folder: the folder of the files.
           parts: the name and the number of records of each file.
-          places: int64 `[N]`, the record of each of the frame's rows.
+          places: int64 `[N]`, the record of each sample, or a file with them,
+            which is mapped into memory.
           hold: keeps the folder from being removed.
-          content: hash of the rows and of the images' bytes.
         """
         self._folder = Path(os.path.realpath(folder))
-        self._parts, self._places = tuple(parts), places
-        self._hold, self.content = hold, content
+        self._parts, self._given, self._hold = tuple(parts), places, hold
         self._open()
 
     def _open(self) -> None:
+        self._places = self._given
+        if isinstance(self._given, Path):
+            places = arrays.read(self._given, mapped=True)
+            self._places = np.asarray(places)
         self._records = records.source(
             [
                 records.Part(str(self._folder / name), count)
@@ -49,11 +48,11 @@ class PreparedSource:
 
     def __getstate__(self) -> dict:
         # Unpickling reopens the files; the lock stays with this process.
-        own = ("_records", "_hold")
+        own = ("_records", "_hold", "_places")
         return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _hold=None)
         self._open()
 
     def _read(self, row: int, *fields: str) -> list[bytes]:
@@ -77,6 +76,11 @@ class PreparedSource:
         """Returns a row's encoded image (b"" if it has none) and text."""
         image, text = self._read(row, "image", "text")
         return image, text.decode()
+
+    def text(self, row: int) -> str:
+        """Returns a row's text."""
+        (text,) = self._read(row, "text")
+        return text.decode()
 
     def name(self, row: int) -> str:
         """Returns the name of a row's image for error messages."""

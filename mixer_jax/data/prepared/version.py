@@ -1,4 +1,12 @@
-"""Opens a version of a prepared data set, after checking its files' sizes."""
+"""Opens a version of a prepared data set, after checking its files' sizes.
+
+manifest.json   counts, checksums, faults and identities; see `describe`
+1.0.0/          the samples that can be decoded, as TFDS reads them
+rows.npy        all rows of the table's split; see `kept`
+images.npy      sizes, times and digests of the images; see `identity`
+images.arrow    their paths, in the same order
+training/       the samples to train on; see `data/tables/samples.py`
+"""
 
 import contextlib
 import json
@@ -6,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import (
@@ -17,10 +24,12 @@ from mixer_jax.data.prepared import (
     tfds_files,
 )
 from mixer_jax.data.prepared.source import PreparedSource
-from mixer_jax.runtime import identity
+from mixer_jax.data.tables import samples
 from mixer_jax.runtime.errors import UserError
 
 SKIPPED = "skipped.csv"
+TRAINING, PLACES = "training", "records.npy"
+IMAGES = "images.arrow"
 # Files of TFDS's description, each with a key that it must have.
 _TFDS_KEYS = {"dataset_info.json": "splits", "features.json": "featuresDict"}
 
@@ -31,28 +40,25 @@ class Prepared(NamedTuple):
     Attributes:
       folder: the version's folder, which is not removed while this exists.
       hold: the lock that protects it.
+      manifest: the content of manifest.json.
       parts: the name and the number of records of each file.
       rows: the version's rows; see `kept.make`.
-      notes: the current notes of the images; see `identity`.
-      skipped: the rows that were left out.
+      skipped: the rows whose images cannot be decoded.
       owned: whether it was prepared for this table, and not for an equal one.
     """
 
     folder: Path
     hold: generations.Hold
+    manifest: dict[str, Any]
     parts: list[tuple[str, int]]
     rows: np.ndarray
-    notes: np.ndarray
     skipped: tuple[shards.Fault, ...]
     owned: bool = True
 
-    def source(
-        self, data: identity.Data, rows: np.ndarray | None = None
-    ) -> PreparedSource:
+    def source(self, rows: np.ndarray | None = None) -> PreparedSource:
         """Returns the samples of some of the frame's rows.
 
         Args:
-          data: the identity of these rows.
           rows: int `[n]`, positions in the frame; None for all rows.
 
         Raises:
@@ -62,14 +68,20 @@ class Prepared(NamedTuple):
         places = places if rows is None else places[rows]
         if (places < 0).any():
             raise ValueError("Some of these rows were left out.")
-        notes = identity.compare_notes(self.notes, data, strict=False).notes
-        return PreparedSource(
-            self.folder / tfds_files.FOLDER,
-            self.parts,
-            places,
-            self.hold,
-            data.content(notes),
-        )
+        return self._open_source(places)
+
+    def training(self) -> tuple[samples.Samples, PreparedSource]:
+        """Returns the columns and the content of the training samples.
+
+        These are all rows except those that were left out, and those that are
+        then the only ones of their category.
+        """
+        folder = self.folder / TRAINING
+        return samples.read(folder), self._open_source(folder / PLACES)
+
+    def _open_source(self, places: np.ndarray | Path) -> PreparedSource:
+        where = self.folder / tfds_files.FOLDER
+        return PreparedSource(where, self.parts, places, self.hold)
 
     def remove_others(self) -> None:
         """Removes the other versions of this table, unless in use."""
@@ -77,14 +89,13 @@ class Prepared(NamedTuple):
             generations.remove_others(self.folder)
 
     def errors(
-        self, frame: pd.DataFrame, root: Path
+        self, root: Path
     ) -> tuple[np.ndarray, list[UnreadableImageError]]:
         """Returns the positions of the rows left out, and their errors."""
-        images = frame["image"].to_numpy(object)
         rows = np.array([fault.row for fault in self.skipped], int)
         return rows, [
             UnreadableImageError(
-                f"{root / images[fault.row]}{fault.reason}", fault.kind
+                f"{root / fault.image}{fault.reason}", fault.kind
             )
             for fault in self.skipped
         ]
@@ -97,7 +108,7 @@ def read_parts(folder: Path) -> list[records.Part] | None:
         if (manifest := generations.read_record(folder)) is not None:
             where = folder / tfds_files.FOLDER
             return [
-                records.Part(str(where / name), count, part["blake2b"])
+                records.Part(str(where / name), count, part["sha256"])
                 for (name, count), part in zip(
                     _parts(folder, manifest), manifest["files"], strict=True
                 )
@@ -106,10 +117,7 @@ def read_parts(folder: Path) -> list[records.Part] | None:
 
 
 def read(
-    folder: Path,
-    hold: generations.Hold,
-    manifest: dict[str, Any],
-    notes: np.ndarray,
+    folder: Path, hold: generations.Hold, manifest: dict[str, Any]
 ) -> Prepared:
     """Returns an undamaged version.
 
@@ -119,9 +127,13 @@ def read(
     skipped = tuple(shards.Fault(*fault) for fault in manifest["skipped"])
     parts = _parts(folder, manifest)
     rows = kept.read(folder)
-    if (rows["record"] >= 0).sum() != sum(count for _, count in parts):
+    if len(rows) - len(skipped) != sum(count for _, count in parts):
         raise ValueError("The number of samples differs.")
-    return Prepared(folder, hold, parts, rows, notes, skipped)
+    prepared = Prepared(folder, hold, manifest, parts, rows, skipped)
+    of_training, source = prepared.training()
+    if len(of_training) != len(source):
+        raise ValueError("The number of training samples differs.")
+    return prepared
 
 
 def _parts(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int]]:

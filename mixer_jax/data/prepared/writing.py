@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,11 @@ from mixer_jax.data.prepared import (
     tfds_files,
 )
 from mixer_jax.data.prepared import version as version_lib
+from mixer_jax.data.tables import category_notes, samples, table
 from mixer_jax.runtime import files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import PassingError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import strings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,7 @@ def write(
 
 def describe(
     frame: pd.DataFrame,
+    root: Path,
     data: identity.Data,
     plan: Sequence[shards.Shard],
     made: Sequence[shards.Result],
@@ -113,7 +116,8 @@ def describe(
     """Writes the files that describe the shards, the manifest last.
 
     Args:
-      frame: rows of a sample table.
+      frame: all rows of a split of a sample table.
+      root: the folder that the image paths are relative to.
       data: the identity of the rows.
       plan: the shards.
       made: their results.
@@ -143,26 +147,49 @@ def describe(
     of_images[codes[known]] = digests[known]
     notes = identity.make_notes(data, of_images)
     identity.write_notes(version, notes)
+    strings.write(version / version_lib.IMAGES, data.images)
     rows = kept.make(now, places, digests)
     files.write(version / kept.ROWS, lambda path: _save(path, rows))
-    listed = frame.iloc[[fault.row for fault in skipped]]
-    listed = listed[["sample_id", "image"]].assign(
-        kind=[fault.kind for fault in skipped],
-        reason=[fault.reason.removeprefix(": ") for fault in skipped],
-    )
-    files.write_text(version / version_lib.SKIPPED, tables.csv_text(listed))
+    readable = places >= 0
+    training, _ = table.drop_lone(frame[readable], 1.0)
+    described = _describe_training(training, root, data, notes, version)
+    of_training = frame.index.isin(training.index)
+    place = version / version_lib.TRAINING / version_lib.PLACES
+    files.write(place, lambda path: _save(path, places[of_training]))
     tfds_files.describe(version, splits)
     parts = [
-        dict(name=a.name, records=b.count, bytes=b.size, blake2b=b.checksum)
+        dict(name=a.name, records=b.count, bytes=b.size, sha256=b.checksum)
         for a, b in zip(plan, made, strict=True)
     ]
     generations.write_record(
         version,
         rows=len(frame),
+        max_pixels=options.max_pixels,
         shards=options.shards,
+        **described,
         skipped=skipped,
         files=parts,
     )
+
+
+def _describe_training(
+    training: pd.DataFrame,
+    root: Path,
+    data: identity.Data,
+    notes: np.ndarray,
+    version: Path,
+) -> dict[str, Any]:
+    """Writes the columns of the training rows; returns their description."""
+    folder = version / version_lib.TRAINING
+    folder.mkdir(exist_ok=True)
+    columns = samples.from_frame(training)
+    samples.write(folder, columns)
+    own = identity.examine(training, root, data)
+    return {
+        "origin": identity.describe(data, own),
+        "content": own.content(identity.compare_notes(notes, own).notes),
+        "warnings": category_notes.notes(training, columns.category_ids),
+    }
 
 
 def _in_order(

@@ -23,20 +23,25 @@ from mixer_jax.data.stream import sampling as sampling_lib
 from mixer_jax.data.stream import workers as workers_lib
 from mixer_jax.data.stream.sampling import Sampling
 from mixer_jax.data.stream.text import Tokenizer
+from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.data.tables import table
+from mixer_jax.data.tables.samples import Samples
 from mixer_jax.runtime.errors import UserError
 
 _BUFFER = 2  # batches read ahead, in addition to one per thread
 
 
 class Source(Protocol):
-    """Contents of a frame's rows, by position."""
+    """Contents of samples, by position."""
 
     def __len__(self) -> int:
         """Returns the number of rows."""
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
         """Returns the encoded image, b"" if there is none, and the text."""
+
+    def text(self, row: int) -> str:
+        """Returns the text."""
 
     def name(self, row: int) -> str:
         """Returns the name of a row's image for error messages."""
@@ -65,17 +70,28 @@ class FileSource:
         content = decoding.read(self._root / path) if path else b""
         return content, self._texts[row]
 
+    def text(self, row: int) -> str:
+        """Returns a row's text."""
+        return self._texts[row]
+
     def name(self, row: int) -> str:
         """Returns the path of a row's image."""
         return self._images[row]
 
 
+class Vectors(Protocol):
+    """Stored outputs of a text encoder, which replace tokens."""
+
+    def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns `token_vectors` and `token_mask`; row -1 has no text."""
+
+
 def train_batches(
-    frame: pd.DataFrame,
+    samples: Samples,
     source: Source,
-    category_ids: Sequence[str],
     tokenizer: Tokenizer,
     *,
+    vectors: Vectors | None = None,
     image_size: int,
     augment: str | augmentation.Strength = "strong",
     **stream: Any,
@@ -83,10 +99,10 @@ def train_batches(
     """Returns the endless training batches of one process.
 
     Args:
-      frame: the rows of the training split; both roles must occur.
-      source: the content of `frame`'s rows.
-      category_ids: see `table.category_index`; labels are positions in it.
+      samples: the training samples; both roles must occur.
+      source: the content of the samples.
       tokenizer: the tokenizer of the documents' texts.
+      vectors: replaces `tokens` by `token_vectors`, if given.
       image_size: S, the side of the square images in pixels.
       augment: the strength of augmentation, see `augment.NAMES`.
       **stream: `batch_size` and the other keyword arguments of `train_stream`,
@@ -115,18 +131,16 @@ def train_batches(
         return sample
 
     return train_stream(
-        frame,
-        category_ids,
+        samples,
         load,
-        lambda samples: _stack(samples, tokenizer),
+        lambda samples: _stack(samples, tokenizer, vectors),
         random=augment != "none",
         **stream,
     )
 
 
 def train_stream(
-    frame: pd.DataFrame,
-    category_ids: Sequence[str],
+    samples: Samples,
     load: Callable[[int, str, np.random.Generator | None], dict],
     stack: Callable[[Sequence[dict]], dict],
     *,
@@ -142,8 +156,7 @@ def train_stream(
     """Returns endless training batches of the samples that `load` returns.
 
     Args:
-      frame: the rows of the training split; both roles must occur.
-      category_ids: see `table.category_index`; labels are positions in it.
+      samples: the training samples; both roles must occur.
       load: maps (row, role, rng) to a sample without its label.
       stack: maps the samples of one role to their batch.
       batch_size: B, over all processes; half queries, half documents.
@@ -171,20 +184,15 @@ def train_stream(
             f"{process_count} process(es)."
         )
     local = batch_size // 2 // process_count
-    label = table.labels(frame, category_ids)
-    rows = {
-        role: np.flatnonzero(frame["role"] == role)
-        for role in (table.QUERY, table.DOCUMENT)
-    }
-    for role, own in rows.items():
-        if not own.size:
+    for role in samples_lib.ROLES:
+        if not samples.of_role(role).size:
             raise UserError(f"There is no {role} to train on.")
     streams = []
-    drawn = sampling_lib.streams(sampling, rows, label, batch_size, seed)
+    drawn = sampling_lib.streams(sampling, samples, batch_size, seed)
     for role, stream in drawn.items():
 
         def labeled(row, rng=None, role=role):
-            return load(row, role, rng) | {"label": label[row]}
+            return load(row, role, rng) | {"label": samples.labels[row]}
 
         stream = stream.random_map(labeled) if random else stream.map(labeled)
         stream = _block(stream, batch_size // 2, process_index, process_count)
@@ -198,11 +206,11 @@ def train_stream(
 
 
 def evaluation_batches(
-    frame: pd.DataFrame,
     source: Source,
     role: str,
     tokenizer: Tokenizer,
     *,
+    vectors: Vectors | None = None,
     image_size: int,
     batch_size: int,
     rows: np.ndarray | None = None,
@@ -210,17 +218,16 @@ def evaluation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict]:
-    """Returns the rows of one role once, in order, in padded batches.
+    """Returns samples of one role once, in order, in padded batches.
 
     Args:
-      frame: rows of a sample table.
-      source: the content of `frame`'s rows.
-      role: "query" or "document".
+      source: the content of samples.
+      role: "query" or "document", the role of all samples to read.
       tokenizer: the tokenizer of the documents' texts.
+      vectors: see `train_batches`.
       image_size: S, the side of the square images in pixels.
       batch_size: B, over all processes.
-      rows: int, positions in `frame` to read; rows of other roles are skipped.
-        None for all.
+      rows: int, positions of the samples to read; None for all.
       threads: number of decoding threads; 0 to decode in the calling thread.
       process_index: the index of this process.
       process_count: n, the number of processes that read together. All get the
@@ -229,7 +236,7 @@ def evaluation_batches(
     Returns:
       Batches of one role, as in training but without labels:
       `{role: {...}, "mask" bool [B / n], "index" int32 [B / n]}`. `mask` is
-      False on padding; `index` is the position in `frame`, -1 on padding.
+      False on padding; `index` is the position in `source`, -1 on padding.
 
     Raises:
       UserError: if the batch cannot be divided among the processes.
@@ -239,8 +246,7 @@ def evaluation_batches(
             f"The batch size {batch_size} must be a multiple of the number "
             f"of processes, {process_count}."
         )
-    rows = np.arange(len(frame)) if rows is None else rows
-    rows = rows[frame["role"].to_numpy()[rows] == role]
+    rows = np.arange(len(source)) if rows is None else rows
     rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
     if not rows.size:
         return iter(())
@@ -251,10 +257,10 @@ def evaluation_batches(
 
     def stack(samples):
         index = np.stack([sample.pop("index") for sample in samples])
-        batch = _stack(samples, tokenizer)
+        batch = _stack(samples, tokenizer, vectors)
         return {role: batch, "mask": index >= 0, "index": index}
 
-    samples = grain.MapDataset.source(rows.tolist()).map(load)
+    samples = sampling_lib.Places(rows).map(load)
     return iter(
         _block(samples, batch_size, process_index, process_count)
         .batch(batch_size // process_count, batch_fn=stack)
@@ -295,21 +301,26 @@ def _load(source: Source, row: int, role: str, size: int) -> dict:
         ) from error
     sample = {"image": decoding.blank(size) if pixels is None else pixels}
     if role == table.DOCUMENT:
-        sample |= {"has_image": np.bool_(pixels is not None), "text": text}
+        sample["has_image"] = np.bool_(pixels is not None)
+        sample |= {"text": text, "row": row}
     return sample
 
 
-def _stack(samples: Sequence[dict], tokenizer: Tokenizer) -> dict:
-    """Stacks samples into a batch; texts become tokens and their mask."""
+def _stack(
+    samples: Sequence[dict], tokenizer: Tokenizer, vectors: Vectors | None
+) -> dict:
+    """Stacks samples into a batch; texts become tokens or token vectors."""
     batch = {
         name: np.stack([sample[name] for sample in samples])
         for name in samples[0]
-        if name != "text"
+        if name not in ("text", "row")
     }
-    if "text" in samples[0]:
-        tokens, mask = tokenizer([sample["text"] for sample in samples])
-        batch |= {"tokens": tokens, "token_mask": mask}
-    return batch
+    if "text" not in samples[0]:
+        return batch
+    if vectors is not None:
+        return batch | vectors.read(np.array([s["row"] for s in samples]))
+    tokens, mask = tokenizer([sample["text"] for sample in samples])
+    return batch | {"tokens": tokens, "token_mask": mask}
 
 
 def _read_options(threads: int) -> grain.ReadOptions:

@@ -2,7 +2,7 @@
 
 A row depends only on the seed and its position. Streams have no other state, so
 they resume at any position, and are the same for any number of processes,
-threads or workers.
+threads or workers. They hold a few bytes per category, and none per sample.
 
 `uniform`: every sample occurs once per epoch, in a new order in each epoch.
 
@@ -22,11 +22,13 @@ of a category take turns; if there are fewer than K, some are repeated.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import math
 
 import grain
 import numpy as np
 
+from mixer_jax.data.tables import samples as samples_lib
+from mixer_jax.data.tables.samples import Samples
 from mixer_jax.runtime.errors import UserError
 
 UNIFORM, TEMPERED, BALANCED = NAMES = ("uniform", "tempered", "balanced")
@@ -88,8 +90,7 @@ def check(sampling: Sampling, batch_size: int) -> None:
 
 def streams(
     sampling: Sampling,
-    rows: Mapping[str, np.ndarray],
-    labels: np.ndarray,
+    samples: Samples,
     batch_size: int,
     seed: int,
 ) -> dict[str, grain.MapDataset]:
@@ -97,8 +98,7 @@ def streams(
 
     Args:
       sampling: how samples are drawn.
-      rows: int [N_role] by role, with at least one row per role.
-      labels: int [N], the category of every row.
+      samples: the samples, with at least one per role.
       batch_size: B; a stream has B / 2 positions per batch.
       seed: the only source of randomness.
 
@@ -107,27 +107,43 @@ def streams(
     """
     check(sampling, batch_size)
     if sampling.name == BALANCED:
-        balanced = Balanced(rows, labels, batch_size // 2, sampling, seed)
+        balanced = Balanced(samples, batch_size // 2, sampling, seed)
     out = {}
-    for number, (role, own) in enumerate(rows.items()):
+    for number, role in enumerate(samples_lib.ROLES):
         # Grain seeds epoch e with seed + e, so the seeds must be far apart.
         (start,) = np.random.SeedSequence([seed, number]).generate_state(1)
-        places = Places(own).seed(int(start))
         if sampling.name == UNIFORM:
-            out[role] = places.shuffle().repeat()
-        elif sampling.name == TEMPERED:
-            tempered = Tempered(own, labels[own], sampling.temperature, start)
-            out[role] = (
-                Places(np.arange(len(own)))
-                .seed(int(start))
-                .shuffle()
-                .repeat()
-                .map_with_index(tempered.row)
-            )
+            rows = Rows(samples, role).seed(int(start))
+            out[role] = rows.shuffle().repeat()
+            continue
+        count = len(samples.of_role(role))
+        places = grain.MapDataset.range(count).seed(int(start))
+        if sampling.name == TEMPERED:
+            tempered = Tempered(samples, role, sampling.temperature, start)
+            shuffled = places.shuffle().repeat()
+            out[role] = shuffled.map_with_index(tempered.row)
         else:
             row = functools.partial(balanced.row, role)
             out[role] = places.repeat().map_with_index(row)
     return out
+
+
+class Rows(grain.MapDataset):
+    """Dataset of the rows of a role, in ascending order."""
+
+    def __init__(self, samples: Samples, role: str):
+        """Initializes the dataset."""
+        super().__init__()
+        self._samples, self._role = samples, role
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self._samples.of_role(self._role))
+
+    def __getitem__(self, index: int) -> int:
+        """Returns the row at an index, modulo the length."""
+        rows = self._samples.of_role(self._role)
+        return int(rows[index % len(rows)])
 
 
 class Places(grain.MapDataset):
@@ -150,62 +166,58 @@ class Places(grain.MapDataset):
         return int(self._values[index % len(self._values)])
 
 
-class ByCategory:
-    """Rows sorted by category, in random order within each category."""
+def take(
+    samples: Samples,
+    role: str,
+    category: int,
+    turns: int | np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Returns the rows of a category at `turns`, in a shuffled order.
 
-    def __init__(
-        self,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        categories: int,
-        seed: int | list[int],
-    ):
-        """Sorts the rows.
+    The n rows take turns with a random start and a random stride that has no
+    common factor with n, so that no order has to be stored.
 
-        Args:
-          rows: int [N].
-          labels: int [N], the category of each row.
-          categories: C, the number of categories; some may have no row.
-          seed: the seed of the order.
-        """
-        order = np.random.default_rng(seed).permutation(len(rows))
-        order = order[np.argsort(labels[order], kind="stable")]
-        self.rows = rows[order]
-        self.counts = np.bincount(labels, minlength=categories)
-        self._begins = np.cumsum(self.counts) - self.counts
-
-    def take(self, category: int, turns: int | np.ndarray) -> np.ndarray:
-        """Returns the rows of a category at `turns`, modulo its row count."""
-        turns = turns % self.counts[category]
-        return self.rows[self._begins[category] + turns]
+    Args:
+      samples: the samples.
+      role: "query" or "document".
+      category: the category, which has a sample of this role.
+      turns: int, any shape; the order repeats after n turns.
+      seed: determines the order.
+    """
+    rows = samples.of_category(role, category)
+    count = len(rows)
+    key = [seed, samples_lib.ROLES.index(role), category]
+    start, stride = np.random.SeedSequence(key).generate_state(2).tolist()
+    stride = stride % count or 1
+    while math.gcd(stride, count) > 1:
+        stride = stride % count + 1
+    return rows[(start + turns % count * stride) % count]
 
 
 class Tempered:
     """Temperature sampling of the rows of one role."""
 
     def __init__(
-        self,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        temperature: float,
-        seed: int,
+        self, samples: Samples, role: str, temperature: float, seed: int
     ):
         """Assigns each category an interval of an epoch's positions.
 
         Args:
-          rows: int [N].
-          labels: int [N], the category of each row.
+          samples: the samples.
+          role: "query" or "document"; N is its number of samples.
           temperature: T.
           seed: the only source of randomness.
         """
-        self._sorted = ByCategory(rows, labels, labels.max() + 1, [seed, 0])
-        weights = self._sorted.counts.astype(np.float64)
+        self._samples, self._role, self._seed = samples, role, int(seed)
+        self._count = len(samples.of_role(role))
+        weights = samples.counts(role).astype(np.float64)
         present = weights > 0
         # Categories without a row in this role keep a weight of 0.
         weights[present] **= 1 / temperature
         ends = np.cumsum(weights)
         # At T = 1, this factor is 1 and all ends are integers.
-        self._ends = ends * (len(rows) / ends[-1])
+        self._ends = ends * (self._count / ends[-1])
         self._last = np.flatnonzero(present)[-1]
         self._phase = np.random.default_rng([seed, 1]).random()
 
@@ -216,7 +228,7 @@ class Tempered:
           index: the index in the stream, which determines the epoch.
           place: the shuffled position in the epoch; 0 to N - 1 occur once each.
         """
-        epoch = index // len(self._sorted.rows)
+        epoch = index // self._count
         # With one offset per epoch, a category gets its share of the positions
         # up to rounding, which golden-ratio steps even out over epochs.
         offset = (self._phase + epoch * _GOLDEN) % 1.0
@@ -226,25 +238,20 @@ class Tempered:
         first = max(int(np.ceil(begin - offset)), 0)
         # The approximate number of the category's turns in earlier epochs.
         before = int(epoch * (self._ends[category] - begin))
-        return int(self._sorted.take(category, before + place - first))
+        turn = before + place - first
+        return int(take(self._samples, self._role, category, turn, self._seed))
 
 
 class Balanced:
     """Balanced sampling of the rows of both roles."""
 
     def __init__(
-        self,
-        rows: Mapping[str, np.ndarray],
-        labels: np.ndarray,
-        half: int,
-        sampling: Sampling,
-        seed: int,
+        self, samples: Samples, half: int, sampling: Sampling, seed: int
     ):
-        """Sorts the rows.
+        """Lists the categories that can be drawn.
 
         Args:
-          rows: int [N_role] by role.
-          labels: int [N], the category of every row.
+          samples: the samples.
           half: P K, the number of samples per role in a batch.
           sampling: how samples are drawn, including K.
           seed: the only source of randomness.
@@ -252,19 +259,17 @@ class Balanced:
         Raises:
           UserError: if a role has fewer than P categories.
         """
-        self._given = (rows, labels, half, sampling, seed)
-        self._samples, self._seed = sampling.samples, seed
+        self._given = (samples, half, sampling, seed)
+        self._samples, self._seed = samples, seed
+        self._each = sampling.samples  # K
         self._half, self._per_batch = half, half // sampling.samples
-        self._sorted, self._categories = {}, {}
-        for number, (role, own) in enumerate(rows.items()):
-            self._sorted[role] = ByCategory(
-                own, labels[own], labels.max() + 1, [seed, number]
-            )
-            available = np.flatnonzero(self._sorted[role].counts)
+        self._categories = {}
+        for number, role in enumerate(samples_lib.ROLES):
+            available = np.flatnonzero(samples.counts(role)).astype(np.int32)
             if len(available) < self._per_batch:
                 raise UserError(
                     f"A balanced batch of {2 * half} samples with "
-                    f"data.samples_per_category={self._samples} needs "
+                    f"data.samples_per_category={self._each} needs "
                     f"{self._per_batch} categories with a {role}; there are "
                     f"only {len(available)}. Lower batch_size or raise "
                     "data.samples_per_category."
@@ -293,17 +298,21 @@ class Balanced:
         first = epoch * len(self._walk) + number * self._per_batch
         last = first + self._per_batch
         chosen = np.array([self._walk[i] for i in range(first, last)])
-        role_number = list(self._sorted).index(role)
+        role_number = samples_lib.ROLES.index(role)
         rng = np.random.default_rng([self._seed, 3, role_number, batch])
-        by_category = self._sorted[role]
-        lacking = by_category.counts[chosen] == 0
+        begins = self._samples.begins[role_number]
+        lacking = begins[chosen] == begins[chosen + 1]
         turns = np.where(lacking, batch, epoch)
         if lacking.any():
             chosen = chosen.copy()
             chosen[lacking] = self._stand_ins(role, chosen, lacking.sum(), rng)
-        samples = np.arange(self._samples)
+        each = np.arange(self._each)
         rows = [
-            by_category.take(category, turn * self._samples + samples)
+            take(
+                *(self._samples, role, int(category)),
+                int(turn) * self._each + each,
+                self._seed,
+            )
             for category, turn in zip(chosen, turns, strict=True)
         ]
         # Shuffle, so that each device gets samples of many categories.

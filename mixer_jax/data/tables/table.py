@@ -23,6 +23,10 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
+# A clause about training samples that are the only one of their category.
+LONE_REMEDY = (
+    "Add a second sample to each of these categories, merge them with others"
+)
 MAX_SKIPPED = "--max-skipped"  # default name of the option in messages
 MAX_SKIPPED_HELP = (
     "maximum share of samples to leave out (default: the trained "
@@ -142,6 +146,8 @@ def validate(frame: pd.DataFrame) -> None:
 def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     """Returns the rows of a split and its parts, in the table's order.
 
+    The result's `attrs["split"]` is the name of the split.
+
     Raises:
       UserError: if the split has no rows; names the existing splits.
     """
@@ -153,7 +159,9 @@ def select(frame: pd.DataFrame, split: str) -> pd.DataFrame:
             f"{_table(frame)} has no samples of split {quoted(split)}; its "
             f"splits are {listing(names)}."
         )
-    return frame[frame["split"].isin(chosen)]
+    selected = frame[frame["split"].isin(chosen)]
+    selected.attrs["split"] = split
+    return selected
 
 
 def parts(frame: pd.DataFrame, split: str) -> list[str]:
@@ -200,11 +208,7 @@ def drop_lone(
         first ten samples.
     """
     if training:
-        reason = "the only sample of their category"
-        remedy = (
-            "Add a second sample to each of these categories, merge them "
-            "with others"
-        )
+        reason, remedy = "the only sample of their category", LONE_REMEDY
         lone = ~frame["category_id"].duplicated(keep=False)
     else:
         reason = "queries of a category without a document in their part"

@@ -178,13 +178,14 @@ def hold(
 
 
 def hold_file(
-    path: str | os.PathLike, flag: str
+    path: str | os.PathLike, flag: str, *, together: bool = False
 ) -> contextlib.AbstractContextManager[Owner]:
     """Takes ownership of a file for a block, following symbolic links.
 
     Args:
       path: the file; its folder is created if missing.
       flag: the flag that sets the file, for error messages.
+      together: see `hold`.
 
     Raises:
       UserError: see `hold`.
@@ -195,7 +196,9 @@ def hold_file(
     folder, _, file = place.rpartition("/")
     # The file name itself may be too long to be part of another name.
     part = hashlib.sha256(os.fsencode(file)).hexdigest()[:12]
-    return hold(folder or "/", flag, part=f"-{part}", file=name)
+    return hold(
+        folder or "/", flag, part=f"-{part}", file=name, together=together
+    )
 
 
 def _store(folder: str | os.PathLike, part: str) -> Store:

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mixer_jax.runtime import arrays as arrays_lib
-from mixer_jax.runtime import identity, paths, progress
+from mixer_jax.runtime import paths, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
 
@@ -85,7 +85,7 @@ def prepare(
         free = shutil.disk_usage(folder).free
         if free < _SPARE * need:
             raise UserError(
-                f"The features of data.cached need {need / 1e9:.2f} GB in "
+                f"The stored features need {need / 1e9:.2f} GB in "
                 f"{folder}, which has {free / 1e9:.2f} GB free. Free up "
                 "space, or use another folder: set data.features in the config "
                 "for training, or the environment variable TMPDIR for an "
@@ -105,44 +105,6 @@ def prepare(
             f"The features cannot be written to {folder}: "
             f"{paths.reason(error)}."
         ) from error
-
-
-def prepare_from_data(
-    folder: Path,
-    shapes: Shapes,
-    data: identity.Data,
-    make_key: Callable[[str], str],
-    source: str,
-    say: Say,
-) -> str:
-    """Creates the files of arrays that are computed from rows and images.
-
-    Args:
-      folder: the folder of the arrays.
-      shapes: the shapes and dtypes of the arrays.
-      data: the identity of the rows and images.
-      make_key: maps the hash of the data's content to the arrays' key.
-      source: the source of the arrays, for messages.
-      say: called with a message about the arrays and their size before they are
-        computed.
-
-    Returns:
-      The hash of the data's content.
-
-    Raises:
-      UserError: see `prepare`; or if an image is missing.
-    """
-    notes = identity.compare(folder, data.require()).notes
-    content = data.content(notes)
-    prepare(folder, shapes, make_key(content), source, say)
-    try:
-        identity.write_notes(folder, notes)
-    except OSError as error:
-        raise UserError(
-            f"The features cannot be written to {folder}: "
-            f"{paths.reason(error)}."
-        ) from error
-    return content
 
 
 def fill(
@@ -227,7 +189,7 @@ def _check_ours(folder: Path) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() or path.suffix not in ours:
             raise UserError(
-                f"{folder} cannot be used for the features of data.cached: it "
+                f"{folder} cannot be used for stored features: it "
                 f"contains {path.name}, which does not belong to them. Set "
                 "data.features in the config to another folder."
             )

@@ -21,49 +21,43 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables.samples import ROLES
 from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
 
 PyTree = Any
 
-ROLES = (table.QUERY, table.DOCUMENT)
-
 
 class EmbeddingStore(stored.StoredContent):
-    """The embeddings of a frame's rows; see `make`."""
+    """The embeddings of the samples; see `make`."""
 
     def __init__(
         self,
         folder: Path,
         inputs: Inputs,
         config: ConfigDict,
-        content: str = "",
     ):
         """Opens the arrays of a complete folder."""
-        super().__init__(inputs, config, content)
+        super().__init__(inputs, config)
         self._arrays = {
             role: np.load(folder / f"{role}.npy", mmap_mode="r")
             for role in ROLES
         }
-        roles = inputs.frame["role"]
-        self._place = roles.groupby(roles).cumcount().to_numpy()
 
     def batch(self, rows: np.ndarray, role: str) -> stored.Batch:
         """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
-          rows: int [B], positions of samples of this role in the frame; -1 for
-            an empty sample.
+          rows: int [B], positions of samples of this role; -1 for an empty one.
           role: "query" or "document".
 
         Returns:
           `embedding`, f32 [B, D].
         """
         rows = np.asarray(rows)
-        embeddings = self._arrays[role][
-            np.where(rows >= 0, self._place[rows], 0)
-        ]
+        # The arrays have the samples of a role in ascending order.
+        places = np.searchsorted(self._inputs.samples.of_role(role), rows)
+        embeddings = self._arrays[role][np.where(rows >= 0, places, 0)]
         embeddings[rows < 0] = 0
         return {"embedding": embeddings}
 
@@ -77,23 +71,20 @@ def make(
     mesh: Mesh,
     say: array_files.Say,
 ) -> EmbeddingStore:
-    """Embeds every sample of a frame that is not in the store yet.
+    """Embeds every sample that is not stored yet.
 
     Arguments and errors are those of `feature_store.make`, but all variables
     are used.
     """
     folder = Path(folder)
-    rows = {
-        role: np.flatnonzero(inputs.frame["role"] == role) for role in ROLES
-    }
-    content = array_files.prepare_from_data(
+    rows = {role: inputs.samples.of_role(role) for role in ROLES}
+    array_files.prepare(
         folder,
         {
             role: ((len(rows[role]), config.model.dim), "float32")
             for role in ROLES
         },
-        inputs.examine(),
-        functools.partial(_key, config, variables),
+        _key(config, variables, inputs.content),
         " and ".join(f"{len(rows[role]):,} {role}s" for role in ROLES),
         say,
     )
@@ -107,7 +98,7 @@ def make(
             ),
             say,
         )
-    return EmbeddingStore(folder, inputs, config, content)
+    return EmbeddingStore(folder, inputs, config)
 
 
 def _key(config: ConfigDict, variables: PyTree, content: str) -> str:
@@ -134,8 +125,7 @@ def _embed(
         out = model.apply(variables, batch, method=f"encode_{role}")
         return out.astype(jnp.float32)
 
-    frame = inputs.frame.iloc[of_role[rows]]
     for embeddings in stored.compute(
-        embed, frame, role, inputs, config, variables, mesh
+        embed, of_role[rows], role, inputs, config, variables, mesh
     ):
         yield {role: embeddings}

@@ -5,10 +5,11 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import flax.linen as nn
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -29,9 +30,10 @@ class StoredContent:
     Subclasses define `batch(rows, role)`, which reads the given rows.
     """
 
-    def __init__(self, inputs: Inputs, config: ConfigDict, content: str = ""):
-        """Stores the samples, the config and the hash of the data."""
-        self._inputs, self._config, self.content = inputs, config, content
+    def __init__(self, inputs: Inputs, config: ConfigDict):
+        """Stores the samples and the config."""
+        self._inputs, self._config = inputs, config
+        self.content = inputs.content
 
     def train_batches(self) -> grain.DatasetIterator:
         """Returns this process's endless training batches."""
@@ -47,8 +49,7 @@ class StoredContent:
             return self.batch(rows, samples[0]["role"]) | {"label": label}
 
         return pipeline.train_stream(
-            self._inputs.frame,
-            self._inputs.category_ids,
+            self._inputs.samples,
             load,
             stack,
             batch_size=config.batch_size,
@@ -65,8 +66,7 @@ class StoredContent:
         self, role: str, batch_size: int, rows: np.ndarray
     ) -> Iterator[dict]:
         """Yields batches of some rows of one role; see `inputs.Content`."""
-        role_rows = self._inputs.frame["role"].to_numpy()[rows] == role
-        rows = np.asarray(rows)[role_rows]
+        rows = self._inputs.samples.select(rows, role)
         rows = np.pad(rows, (0, -len(rows) % batch_size), constant_values=-1)
         size = batch_size // jax.process_count()
         first = jax.process_index() * size
@@ -115,20 +115,20 @@ def key(
 
 def compute(
     encode: Callable[[PyTree, PyTree], jax.Array],
-    frame: pd.DataFrame,
+    rows: np.ndarray,
     role: str,
     inputs: Inputs,
     config: ConfigDict,
     variables: PyTree,
     mesh: Mesh,
 ) -> Iterator[np.ndarray]:
-    """Yields the outputs of `encode` for the samples of a role, in order.
+    """Yields the outputs of `encode` for some samples, in order.
 
     Args:
       encode: maps variables and a batch of the role to outputs `[B, ...]`.
-      frame: the samples.
-      role: "query" or "document".
-      inputs: the folder of the images and the tokenizer.
+      rows: int, positions of the samples.
+      role: "query" or "document", the role to read them in.
+      inputs: the samples and the tokenizer.
       config: the stage's config.
       variables: the first argument of `encode`.
       mesh: the mesh that batches are split over.
@@ -136,12 +136,12 @@ def compute(
     # Replicated, because every process stores all rows.
     encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))
     batches = pipeline.evaluation_batches(
-        frame,
-        pipeline.FileSource(frame, inputs.root),
+        inputs.source,
         role,
         inputs.tokenizer,
         image_size=config.data.image_size,
         batch_size=mesh_lib.padded_rows(config.evaluate.batch_size, mesh),
+        rows=rows,
         threads=config.data.threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -152,3 +152,31 @@ def compute(
     )
     for outputs in mesh_lib.one_behind(encoded):
         yield np.asarray(outputs)
+
+
+def only(variables: PyTree, parts: Sequence[str]) -> PyTree:
+    """Returns the variables of some parts of the model."""
+    return {
+        collection: {k: v for k, v in tree.items() if k in parts}
+        for collection, tree in variables.items()
+    }
+
+
+def output_shape(
+    model: nn.Module,
+    variables: PyTree,
+    method: str,
+    *inputs: jax.ShapeDtypeStruct,
+) -> tuple[int, ...]:
+    """Returns the shape of the output of one of the model's methods."""
+    out = jax.eval_shape(
+        lambda v, *x: model.apply(v, *x, method=method), variables, *inputs
+    )
+    return out.shape
+
+
+def take(array: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns rows of an array as bf16; index -1 gives zeros."""
+    rows = array[np.maximum(places, 0)]
+    rows[places < 0] = 0
+    return rows.view(jnp.bfloat16)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from mixer_jax.data.stream import text as text_lib
 from mixer_jax.runtime import identity, paths, processes
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import strings
 from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places as places_lib
@@ -186,6 +187,9 @@ def check_categories(
     """
     if latest_step(workdir) is None:
         return
+    recorded = read_origin(workdir).get("categories")
+    if recorded and recorded == identity.hash_names(category_ids):
+        return
     old, new = set(read_categories(workdir)), set(category_ids)
     if old != new:
         raise UserError(
@@ -219,14 +223,13 @@ def prepare(
         if jax.process_index() == 0:
             paths.make_folder(workdir / CHECKPOINTS)
             paths.write(workdir / CONFIG, config_lib.to_json(config))
-            text = json.dumps(list(category_ids), indent=0) + "\n"
-            paths.write(workdir / CATEGORIES, text)
+            paths.write(workdir / CATEGORIES, _list_names(category_ids))
             begun = latest_step(workdir) is not None
             old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
             recorded = {
                 "places": places,
-                "categories": identity.hash_json(list(category_ids)),
+                "categories": identity.hash_names(category_ids),
             }
             write_origin(workdir, (origin or {}) | recorded)
             _copy_tokenizer(workdir, config.data.tokenizer)
@@ -239,6 +242,12 @@ def prepare(
         ) from error
     with paths.reaching(workdir):
         _check_shared(workdir)
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Returns a JSON list with one name per line."""
+    parts = (json.dumps(list(c), indent=0)[2:-2] for c in strings.chunks(names))
+    return "[\n" + ",\n".join(parts) + "\n]\n"
 
 
 def relocate(workdir: str | os.PathLike, config: ConfigDict) -> None:

@@ -71,6 +71,8 @@ def defaults() -> ConfigDict:
     # Encode each sample once and keep the output of frozen encoders or, if only
     # the proxies are trained, the embeddings.
     data.cached = False
+    # Only encode each text once; needs a frozen text encoder without dropout.
+    data.cached_text = False
     # Local folder for cached outputs; "" for one in the workdir or, if that is
     # in a bucket, in this machine's cache.
     data.features = ""

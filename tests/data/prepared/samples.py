@@ -3,14 +3,13 @@
 import os
 
 from mixer_jax.data.prepared import build
-from mixer_jax.runtime import identity
 
 
 def prepare(frame, root, place="", **settings):
     """Prepares a frame and returns its samples."""
     made = build.prepare(frame, root, place, **settings)
     made.remove_others()
-    return made.source(identity.examine(frame, root))
+    return made.source()
 
 
 def contents(source):

@@ -41,12 +41,14 @@ def test_unchanged_content_is_written_only_once(frame, root, monkeypatch):
 
 
 def test_changed_content_is_written_again(frame, root):
-    keys = {prepare(frame, root).content}
-    keys.add(prepare(frame.assign(group="h"), root).content)
-    keys.add(prepare(frame.iloc[::-1], root).content)
+    def content(frame):
+        return build.prepare(frame, root).manifest["content"]
+
+    keys = {content(frame), content(frame.assign(group="h"))}
+    keys.add(content(frame.iloc[::-1]))
     Image.new("RGB", (100, 9)).save(root / "3.png")
     source = prepare(frame, root)
-    assert len(keys | {source.content}) == 4
+    assert len(keys | {content(frame)}) == 4
     assert source[3][0] == (root / "3.png").read_bytes()
 
 
@@ -71,7 +73,7 @@ def test_generation_in_use_is_not_removed(frame, root):
     assert len(generations_of(root)) == 2
     assert contents(pickle.loads(sent)) == want
     del old
-    assert new.content != prepare(frame, root).content
+    assert contents(new) != contents(prepare(frame, root))
     del new
     prepare(frame.assign(text="again"), root)
     assert len(generations_of(root)) == 1
@@ -85,7 +87,7 @@ def flip_bit(path):
 
 
 def test_changed_times_cause_only_a_content_check(frame, root, monkeypatch):
-    first = prepare(frame, root).content
+    first = contents(prepare(frame, root))
     for name in "035":
         os.utime(root / f"{name}.png", ns=(int(name), int(name)))
     messages, read = [], []
@@ -94,21 +96,21 @@ def test_changed_times_cause_only_a_content_check(frame, root, monkeypatch):
         identity, "_read_digests", lambda x, y: (read.extend(x), spy(x, y))[1]
     )
     monkeypatch.setattr(shards, "write", None)
-    assert prepare(frame, root, say=messages.append).content == first
+    assert contents(prepare(frame, root, say=messages.append)) == first
     assert [path.name for path in read] == ["0.png", "3.png", "5.png"]
     read.clear()
-    assert prepare(frame, root, say=messages.append).content == first
+    assert contents(prepare(frame, root, say=messages.append)) == first
     assert not read
     assert not messages
 
 
 def test_changed_image_of_equal_size_is_prepared_again(frame, root):
-    first = prepare(frame, root).content
+    first = build.prepare(frame, root).manifest["content"]
     flip_bit(root / "3.png")
     os.utime(root / "3.png", ns=(5, 5))
     messages = []
     source = prepare(frame, root, say=messages.append)
-    assert source.content != first
+    assert build.prepare(frame, root).manifest["content"] != first
     assert source[3][0] == (root / "3.png").read_bytes()
     assert messages == [
         "1 image has changed since the data was prepared, such as 3.png; "
@@ -122,13 +124,13 @@ def test_moved_or_renamed_table_is_not_prepared_again(
 ):
     out = tmp_path / "out"
     frame.attrs["table"] = str(root / "one.csv")
-    content = prepare(frame, root, out).content
+    want = contents(prepare(frame, root, out))
     place = shutil.copytree(
         root, tmp_path / "moved", ignore=lambda *_: {"out", "moved"}
     )
     monkeypatch.setattr(shards, "write", None)
     frame.attrs["table"] = str(place / "two.csv")
-    assert prepare(frame, place, out).content == content
+    assert contents(prepare(frame, place, out)) == want
 
 
 _PREPARE = """
@@ -320,7 +322,7 @@ def test_all_images_may_be_unreadable(frame, root):
     frame = frame[frame["image"] != ""].reset_index(drop=True)
     for _ in range(2):
         made = build.prepare(frame, root)
-        rows, errors = made.errors(frame, root)
+        rows, errors = made.errors(root)
         assert rows.tolist() == [*range(len(frame))]
         assert {error.kind for error in errors} == {faults.EMPTY}
 
@@ -350,7 +352,7 @@ def test_rows_are_not_kept_from_damaged_files(frame, root, workers, edited):
     frame.loc[edited, "group"] = "h"
     new = build.prepare(frame, root, place, options=options)
     assert new.folder != old.folder
-    source = new.source(identity.examine(frame, root))
+    source = new.source()
     assert contents(source) == contents(pipeline.FileSource(frame, root))
 
 
@@ -377,7 +379,7 @@ def test_an_image_that_changes_for_a_moment_is_not_believed(
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     made = build.prepare(frame, root)
     assert not made.skipped
-    source = made.source(identity.examine(frame, root))
+    source = made.source()
     assert contents(source) == contents(pipeline.FileSource(frame, root))
 
 
@@ -422,6 +424,25 @@ def test_kept_rows_are_not_decoded_again(frame, root, monkeypatch):
     assert len(new.skipped) == 0
 
 
+def test_images_with_new_times_are_kept(frame, root, monkeypatch):
+    """Their bytes are compared, but they are not decoded again."""
+    build.prepare(frame, root)
+    for path in root.glob("*.png"):
+        os.utime(path, ns=(7, 7))
+    frame = frame.copy()
+    frame.loc[4, "group"] = "h"
+    want = contents(pipeline.FileSource(frame, root))
+    monkeypatch.setattr(decoding, "decode", None)
+    assert contents(build.prepare(frame, root).source()) == want
+
+
+def test_versions_of_a_part_of_a_split_are_kept(frame, root):
+    frame.attrs["table"] = str(root / "table.csv")
+    for name in ("train", "train/a", "train"):
+        build.prepare(table.select(frame, name), root).remove_others()
+    assert len(generations_of(root)) == 2
+
+
 def test_unchanged_shards_are_linked(root):
     rows = [
         (f"d{i}", "document", "", f"words {i}", "c", "", "train")
@@ -437,7 +458,7 @@ def test_unchanged_shards_are_linked(root):
     assert [a == b for a, b in zip(inodes, now, strict=True)] == [
         *(True, True, False, True)
     ]
-    assert contents(new.source(identity.examine(frame, root)))[5] == (
+    assert contents(new.source())[5] == (
         b"",
         "other words",
     )

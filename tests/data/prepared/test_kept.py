@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixer_jax.data.prepared import kept
+from mixer_jax.data.prepared import kept, records, shards
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
 
@@ -43,7 +43,6 @@ def test_keys_depend_on_each_cell_and_on_the_image():
 def test_a_key_does_not_depend_on_the_other_rows():
     frame, data = rows_and_data([row(0), row(1), row(2, image="")], [5, 6])
     alone, data_alone = rows_and_data([row(1)], [6])
-    data_alone.times[:] = data.times[1]
     np.testing.assert_array_equal(
         kept.keys(frame, data, 7)[1:2], kept.keys(alone, data_alone, 7)
     )
@@ -61,7 +60,9 @@ def version(tmp_path):
 
 def test_rows_are_found_by_both_halves_of_their_key(version):
     now = np.array([[9, 3], [3, 2], [5, 2], [7, 7], [10, 0]], np.uint64)
-    found = kept.find(version, [], now)
+    digests = np.zeros((5, 16), np.uint8)
+    digests[:2] = np.arange(32, 48), np.arange(16, 32)
+    found = kept.find(version, [], now, digests)
     assert found.count == 1
     np.testing.assert_array_equal(found._records, [1, -1, -1, -1, -1])
     np.testing.assert_array_equal(found._digests[0], np.arange(32, 48))
@@ -69,9 +70,25 @@ def test_rows_are_found_by_both_halves_of_their_key(version):
 
 def test_damaged_rows_are_ignored(version):
     now = np.array([[9, 3]], np.uint64)
-    assert kept.find(version, [], now) is not None
-    assert kept.find(version, [], now + np.uint64(1)) is None
+    digests = np.arange(32, 48, dtype=np.uint8)[None]
+    assert kept.find(version, [], now, digests) is not None
+    assert kept.find(version, [], now + np.uint64(1), digests) is None
+    assert kept.find(version, [], now, digests + np.uint8(1)) is None
     (version / kept.ROWS).write_bytes(b"damaged")
-    assert kept.find(version, [], now) is None
+    assert kept.find(version, [], now, digests) is None
     (version / kept.ROWS).unlink()
-    assert kept.find(version, [], now) is None
+    assert kept.find(version, [], now, digests) is None
+
+
+def test_a_shard_reads_few_files_of_an_earlier_version(version, monkeypatch):
+    monkeypatch.setattr(kept, "_MAX_OPEN", 2)
+    keys = np.array([[i, i] for i in range(12)], np.uint64)
+    digests = np.zeros((12, 16), np.uint8)
+    rows = kept.make(keys, np.arange(12), digests)
+    np.save(version / kept.ROWS, rows)
+    parts = [records.Part(str(i), size) for i, size in enumerate((5, 4, 3))]
+    order = np.array([11, 0, 4, 5, 3, 6, 8, 7])  # of files 2, 0, 0, 1, 0, ...
+    found = kept.find(version, parts, keys[order], digests[order])
+    assert found.count == 8
+    earlier = found.for_shard(shards.Shard("", "", np.arange(8)))
+    np.testing.assert_array_equal(earlier.records, [-1, *order[1:]])

@@ -9,8 +9,7 @@ from mixer_jax.data.prepared import (
     build,
 )
 from mixer_jax.data.stream import pipeline, text
-from mixer_jax.data.tables import table
-from mixer_jax.runtime import identity
+from mixer_jax.data.tables import samples, table
 from mixer_jax.runtime.errors import UserError
 from tests.data.prepared.samples import (
     contents,
@@ -41,10 +40,10 @@ def test_rows_of_a_selected_split_stay_aligned(frame, root):
 def test_prepared_source_yields_the_same_batches_as_files(frame, root):
     train = table.select(frame, "train")
     tokenizer = text.load("minilm", 6)
-    index = table.category_index(train)
+    columns = samples.from_frame(train)
     options = {"image_size": 16, "batch_size": 4, "augment": "strong"}
     first, second = (
-        pipeline.train_batches(train, source, index, tokenizer, **options)
+        pipeline.train_batches(columns, source, tokenizer, **options)
         for source in (
             pipeline.FileSource(train, root),
             prepare(train, root),
@@ -69,4 +68,4 @@ def test_rows_that_were_left_out_cannot_be_read(frame, root):
     (root / "3.png").write_bytes(b"")
     made = build.prepare(frame, root)
     with pytest.raises(ValueError, match="left out"):
-        made.source(identity.examine(frame, root))
+        made.source()

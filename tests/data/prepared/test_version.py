@@ -34,8 +34,13 @@ from tests.data.prepared.samples import (
         ("manifest.json", break_json),
         ("manifest.json", lambda path: path.write_text('{"format": 1}')),
         ("rows.npy", os.remove),
-        ("images.npy", os.remove),
+        ("*-*/images.npy", os.remove),
         ("rows.npy", truncate),
+        ("labels.npy", truncate),
+        ("labels.npy", os.remove),
+        ("records.npy", truncate),
+        ("category_ids.arrow", truncate),
+        ("category_ids.arrow", os.remove),
         ("1.0.0", shutil.rmtree),
     ],
 )
@@ -55,7 +60,7 @@ def test_damaged_files_are_prepared_again(frame, root, pattern, damage):
 def test_a_newer_format_of_other_rows_is_kept(frame, root):
     prepare(frame, root)
     (folder,) = generations_of(root)
-    (folder / generations.RECORD).write_text('{"format": 3}')
+    (folder / generations.RECORD).write_text('{"format": 4}')
     before = files_in(folder)
     prepare(frame.assign(text="edited"), root)
     assert files_in(folder) == before
@@ -65,14 +70,14 @@ def test_a_newer_format_of_other_rows_is_kept(frame, root):
 def test_a_newer_format_is_refused(frame, root, place):
     prepare(frame, root, root / place)
     (folder,) = (root / place).glob("*/*")
-    (folder / generations.RECORD).write_text('{"format": 3}')
+    (folder / generations.RECORD).write_text('{"format": 4}')
     (folder / identity.NOTES).write_bytes(b"a newer format of the notes")
     before = files_in(root)
     with pytest.raises(UserError) as raised:
         prepare(frame, root, root / place)
     assert str(raised.value) == (
-        f"The prepared data in {folder} has format 3, but this version of "
-        "mixer_jax only reads formats up to 2; install a newer version, or "
+        f"The prepared data in {folder} has format 4, but this version of "
+        "mixer_jax only reads formats up to 3; install a newer version, or "
         "set the config's data.prepared to another folder."
     )
     assert files_in(root) == before

@@ -11,8 +11,7 @@ from PIL import Image
 from mixer_jax.data.images import decoding
 from mixer_jax.data.prepared import build
 from mixer_jax.data.stream import pipeline, sampling, text
-from mixer_jax.data.tables import table
-from mixer_jax.runtime import identity
+from mixer_jax.data.tables import samples, table
 from mixer_jax.runtime.errors import UserError
 
 QUERIES, DOCUMENTS, SIZE, LENGTH = 10, 14, 16, 6
@@ -55,9 +54,8 @@ def batches(data, tokenizer, count=None, **options):
         "augment": "none",
         "threads": 2,
     } | options
-    iterator = pipeline.train_batches(
-        frame, source, table.category_index(frame), tokenizer, **options
-    )
+    columns = samples.from_frame(frame)
+    iterator = pipeline.train_batches(columns, source, tokenizer, **options)
     if count is None:
         return iterator
     return [next(iterator) for _ in range(count)]
@@ -214,11 +212,38 @@ def test_blocks_of_all_processes_form_the_global_batch(
         assert_equal(concatenate_parts(part[step] for part in parts), batch)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_mapped_samples_give_the_same_batches(
+    data, tokenizer, tmp_path, count, workers
+):
+    """To any number of processes, also after a resume."""
+    frame, source = data
+    made = build.prepare(frame, source._root, tmp_path)
+    samples, prepared = made.training()
+    options = {"image_size": SIZE, "batch_size": 8, "sampling": SAMPLERS[2]}
+    want = batches(data, tokenizer, 7, sampling=SAMPLERS[2], augment="strong")
+    parts = []
+    for index in range(count):
+        iterator = pipeline.train_batches(
+            samples,
+            prepared,
+            tokenizer,
+            process_index=index,
+            process_count=count,
+            workers=workers if index == count - 1 else 0,
+            **options,
+        )
+        with contextlib.closing(iterator):
+            iterator.set_state({"next_index": 4})
+            parts.append([next(iterator) for _ in range(3)])
+    for step, whole in enumerate(want[4:]):
+        assert_equal(concatenate_parts(part[step] for part in parts), whole)
+
+
 def test_workers_compute_the_same_batches(data, tokenizer, tmp_path):
     frame, source = data
-    prepared = build.prepare(frame, source._root, tmp_path).source(
-        identity.examine(frame, source._root)
-    )
+    prepared = build.prepare(frame, source._root, tmp_path).source()
     options = {"augment": "catalog", "sampling": SAMPLERS[1]}
     want = batches(data, tokenizer, 9, **options)
     for count, stop in ((1, 2), (2, 5)):
@@ -248,9 +273,7 @@ def test_error_names_an_unreadable_prepared_image(
         ("d", "document", "", "words", "c", "", "train"),
     ]
     frame = pd.DataFrame(rows, columns=table.COLUMNS)
-    source = build.prepare(frame, tmp_path).source(
-        identity.examine(frame, tmp_path)
-    )
+    source = build.prepare(frame, tmp_path).source()
 
     def fail(*_):
         raise decoding.UnreadableImageError("an image: damaged.", "corrupt")
@@ -289,10 +312,9 @@ def test_error_names_an_image_that_became_unreadable(
 
 def evaluate(data, tokenizer, role, **options):
     frame, source = data
-    options = {"image_size": SIZE, "batch_size": 4} | options
-    return list(
-        pipeline.evaluation_batches(frame, source, role, tokenizer, **options)
-    )
+    rows = np.flatnonzero(frame["role"] == role)
+    options = {"image_size": SIZE, "batch_size": 4, "rows": rows} | options
+    return list(pipeline.evaluation_batches(source, role, tokenizer, **options))
 
 
 @pytest.mark.parametrize("threads", [0, 3])

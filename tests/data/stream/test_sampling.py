@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -13,6 +14,7 @@ from mixer_jax.data.stream.sampling import (
     UNIFORM,
     Sampling,
 )
+from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.runtime.errors import UserError
 
 # A long tail; category 3 has documents only, and 4 queries only.
@@ -22,22 +24,24 @@ COUNTS = {
 }
 
 
-def make_rows(counts=COUNTS, seed=0):
-    """Returns rows by role, and the labels of all rows, in random order."""
+def make_samples(counts=COUNTS, seed=0):
+    """Returns samples in random order."""
     labels = np.concatenate(
         [np.repeat(np.arange(len(c)), c) for c in counts.values()]
     )
     roles = np.repeat(list(counts), [sum(c) for c in counts.values()])
     order = np.random.default_rng(seed).permutation(len(labels))
-    labels, roles = labels[order].astype(np.int32), roles[order]
-    rows = {role: np.flatnonzero(roles == role) for role in counts}
-    return rows, labels
+    frame = pd.DataFrame({"role": roles[order], "image": "", "text": ""})
+    frame["category_id"] = [f"c{label}" for label in labels[order]]
+    names = [f"c{label}" for label in range(len(counts["query"]))]
+    return samples_lib.from_frame(frame, names)
 
 
 def make_streams(name, batch_size=8, seed=0, counts=COUNTS, **options):
-    rows, labels = make_rows(counts)
+    samples = make_samples(counts)
     choice = Sampling(name, **options)
-    return sampling.streams(choice, rows, labels, batch_size, seed), labels
+    drawn = sampling.streams(choice, samples, batch_size, seed)
+    return drawn, samples.labels
 
 
 def read_epochs(stream, length, count):
@@ -48,12 +52,12 @@ def read_epochs(stream, length, count):
 
 def read_tempered(role, temperature, count):
     """Returns unshuffled epochs: Grain shuffles short ones slowly."""
-    rows, labels = make_rows()
-    own = rows[role]
-    drawn = sampling.Tempered(own, labels[own], temperature, seed=3)
-    places = np.arange(len(own) * count) % len(own)
+    samples = make_samples()
+    length = len(samples.of_role(role))
+    drawn = sampling.Tempered(samples, role, temperature, seed=3)
+    places = np.arange(length * count) % length
     got = [drawn.row(index, place) for index, place in enumerate(places)]
-    return np.array(got).reshape(count, len(own)), labels
+    return np.array(got).reshape(count, length), samples.labels
 
 
 @pytest.mark.parametrize("role", COUNTS)
@@ -88,8 +92,8 @@ def test_shares_differ_from_those_of_another_temperature():
 @pytest.mark.parametrize("name", [UNIFORM, TEMPERED])
 def test_every_sample_occurs_once_per_epoch_at_temperature_one(name):
     drawn, _ = make_streams(name, temperature=1.0)
-    rows, _ = make_rows()
-    for role, own in rows.items():
+    for role in COUNTS:
+        own = make_samples().of_role(role)
         seen = read_epochs(drawn[role], len(own), 3)
         for epoch in seen:
             assert sorted(epoch) == own.tolist()
@@ -157,7 +161,7 @@ def test_balanced_batch_has_equal_counts_per_category():
             kinds, np.tile(np.repeat(np.arange(6), 3), (12, 1))
         )
         assert len({tuple(sorted(set(labels[row]))) for row in rows}) > 8
-        assert set(rows.ravel()) == set(make_rows(counts)[0][role])
+        assert set(rows.ravel()) == set(make_samples(counts).of_role(role))
         # The categories are mixed within a batch.
         assert (np.diff(labels[rows], axis=1) != 0).sum() > 2 * len(rows)
 

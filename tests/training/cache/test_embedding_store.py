@@ -32,7 +32,7 @@ def test_stored_embeddings_match_the_model(stage):
     pictures = inputs.Pictures(
         inputs.load(run.config.data, prepare=True), run.config
     )
-    rows = np.arange(len(run.inputs.frame))
+    rows = np.arange(len(run.inputs.samples))
     seen = 0
     for role in embedding_store.ROLES:
         for kept, read in zip(

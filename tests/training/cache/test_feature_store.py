@@ -26,7 +26,7 @@ def test_stored_features_reproduce_embeddings(stage):
     pictures = inputs.Pictures(
         inputs.load(run.config.data, prepare=True), run.config
     )
-    rows = np.arange(len(run.inputs.frame))
+    rows = np.arange(len(run.inputs.samples))
     for role in (table.QUERY, table.DOCUMENT):
         for kept, read in zip(
             store.evaluation_batches(role, 10, rows),
@@ -153,7 +153,7 @@ def test_features_do_not_depend_on_the_number_of_devices(stage, tmp_path):
                 else:
                     np.testing.assert_array_equal(values, other[role][name])
 
-    rows = np.arange(len(run.inputs.frame))
+    rows = np.arange(len(run.inputs.samples))
     alone = make(1)
     wanted = {r: alone.batch(rows, r) for r in (table.QUERY, table.DOCUMENT)}
     # The tolerance is small enough to distinguish rows.
@@ -177,7 +177,7 @@ def test_model_without_text_stores_none(stage):
         if name != "text_encoder"
     }
     store = make(variables | {"params": params})
-    documents = np.flatnonzero(run.inputs.frame["role"] == table.DOCUMENT)
+    documents = run.inputs.samples.of_role(table.DOCUMENT)
     batch = store.batch(documents, table.DOCUMENT)
     assert not batch["token_mask"].any()
     assert not batch["token_vectors"].any()

@@ -1,0 +1,213 @@
+"""Opens the prepared samples of a table without reading the table, if possible.
+
+The first start after a change reads the whole table, prepares its samples and
+records the state of the table's files beside them. While these files and the
+images have the same sizes and times, later starts read neither: they compare,
+and map the prepared columns into memory.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mixer_jax.data.images import checking
+from mixer_jax.data.prepared import build, generations
+from mixer_jax.data.prepared import version as version_lib
+from mixer_jax.data.prepared.version import Prepared
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import arrays, files, identity, progress
+from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.errors import NewerFormatError
+from mixer_jax.runtime.tabular import strings, tables
+
+RECORD = "opened.json"
+
+_CHUNK = 1 << 14  # images whose sizes and times are looked up together
+# A file that was modified this recently could change again without a new time.
+_SETTLED = 2 * 10**9  # nanoseconds
+_DEFAULT = build.Options()
+
+
+class Opened(NamedTuple):
+    """The prepared samples of a split, and those that were left out.
+
+    Attributes:
+      prepared: the samples.
+      unreadable: the samples whose images cannot be decoded.
+      lone: the samples that are the only one of their category.
+      listed: a CSV text that lists the unreadable images; "" if there are none.
+    """
+
+    prepared: Prepared
+    unreadable: table.Skipped
+    lone: table.Skipped
+    listed: str
+
+
+def open_table(
+    path: str | os.PathLike,
+    split: str,
+    prepared: str | os.PathLike = "",
+    *,
+    options: build.Options = _DEFAULT,
+    make: bool = True,
+    say: build.Say | None = None,
+) -> Opened | None:
+    """Opens the samples of a table's split; prepares them if necessary.
+
+    Args:
+      path: a sample table; see `table.read_table`.
+      split: the split; see `table.select`.
+      prepared: the folder for the files; see `build.prepare`.
+      options: how samples are prepared.
+      make: whether to prepare them; otherwise, returns None if they have not
+        been prepared.
+      say: called with messages; prints to standard error by default.
+
+    Raises:
+      UserError: if the table is invalid, or see `build.prepare`.
+    """
+    root = table.folder(path)
+    place = Path(prepared) if prepared else root / build.FOLDER
+    begin = time.time_ns()
+    state = _state(path, split)
+    opened = _find_unchanged(place, root, state, options)
+    if opened is not None:
+        return opened
+    frame = table.select(table.read_table(path), split)
+    settings = {"data": identity.examine(frame, root), "options": options}
+    if make:
+        made = build.prepare(frame, root, prepared, **settings, say=say)
+    else:
+        made = build.find(frame, root, prepared, **settings)
+    if made is None:
+        return None
+    opened = _describe(made, frame, root)
+    settled = all(time < begin - _SETTLED for *_, time in state["files"])
+    with contextlib.suppress(OSError):  # Possibly read-only.
+        _record(opened, state if settled else {})
+    return opened
+
+
+def _state(path: str | os.PathLike, split: str) -> dict[str, Any]:
+    """Returns what identifies the content of a table's split."""
+    place = os.path.abspath(path)  # Descriptions name the images' paths.
+    return {"path": place, "split": split, "files": tables.state(path)}
+
+
+def _find_unchanged(
+    place: Path, root: Path, state: dict[str, Any], options: build.Options
+) -> Opened | None:
+    """Returns samples that were opened in this state of the table, if any."""
+    for folder in _versions(place):
+        recorded = _read(folder)
+        if recorded.get("table") != state:
+            continue
+        hold = generations.hold(folder)
+        if hold is None:
+            continue
+        # Everything unexpected is reported where the table is read.
+        errors = (OSError, ValueError, TypeError, KeyError, NewerFormatError)
+        with contextlib.suppress(*errors):
+            manifest = generations.read_record(folder)
+            if (
+                manifest["max_pixels"] == options.max_pixels
+                and options.shards in (0, manifest["shards"])
+                and _same_images(folder, root)
+            ):
+                prepared = version_lib.read(folder, hold, manifest)
+                limit = options.max_pixels
+                if not build.newly_readable(prepared.skipped, root, limit):
+                    return _opened(prepared, folder, recorded)
+        hold.release()
+    return None
+
+
+def _opened(
+    prepared: Prepared, folder: Path, recorded: dict[str, Any]
+) -> Opened:
+    """Returns what was recorded for an unchanged table."""
+    unreadable, lone = (
+        table.Skipped(**one | {"examples": tuple(one["examples"])})
+        for one in recorded["skipped"]
+    )
+    listed = ""
+    if unreadable.count:
+        listed = (folder / version_lib.SKIPPED).read_text(encoding="utf-8")
+    prepared = prepared._replace(owned=recorded["owned"])
+    return Opened(prepared, unreadable, lone, listed)
+
+
+def _versions(place: Path) -> Iterator[Path]:
+    """Yields the folders of all finished versions of all tables."""
+    for group in build.names(place):
+        for name in build.names(place / group):
+            if generations.is_version(place / group / name):
+                yield place / group / name
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Returns what `_record` wrote to a version; {} if nothing is there."""
+    with contextlib.suppress(OSError, ValueError):
+        recorded = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if isinstance(recorded, dict):
+            return recorded
+    return {}
+
+
+def _record(opened: Opened, state: dict[str, Any]) -> None:
+    """Records the state of the table that a version was opened for."""
+    folder = opened.prepared.folder
+    if opened.listed:
+        files.write_text(folder / version_lib.SKIPPED, opened.listed)
+    skipped = [opened.unreadable, opened.lone]
+    recorded = {
+        "table": state,
+        "owned": opened.prepared.owned,
+        "skipped": [dataclasses.asdict(one) for one in skipped],
+    }
+    if recorded != _read(folder):
+        files.write_text(folder / RECORD, json.dumps(recorded) + "\n")
+
+
+def _describe(prepared: Prepared, frame: pd.DataFrame, root: Path) -> Opened:
+    """Describes the rows of a table that were left out."""
+    found = prepared.errors(root)
+    kept, unreadable, listed = checking.leave_out(frame, root, *found)
+    _, lone = table.drop_lone(kept, 1.0)
+    text = tables.csv_text(listed) if unreadable.count else ""
+    return Opened(prepared, unreadable, lone, text)
+
+
+def _same_images(folder: Path, root: Path) -> bool:
+    """Returns whether all images have the sizes and times that were noted."""
+    names = strings.Strings(folder / version_lib.IMAGES)
+    notes = arrays.read(folder / identity.NOTES, mapped=True)
+
+    def is_same(start: int) -> bool:
+        part = slice(start, start + _CHUNK)
+        paths = [os.path.join(root, name) for name in names[part]]
+        sizes, times = identity.stat(paths)
+        noted = notes[part]
+        return len(noted) == len(paths) and bool(
+            ((sizes == noted["size"]) & (times == noted["time"])).all()
+        )
+
+    starts = range(0, len(names), _CHUNK)
+    with (
+        threads_lib.pool() as pool,
+        progress.show("Looking up the images", len(names)) as count,
+    ):
+        same = pool.map(is_same, starts)
+        for start, one in zip(starts, same, strict=True):
+            if not one:
+                return False
+            count(min(_CHUNK, len(names) - start))
+    return len(names) == len(notes)
