@@ -174,10 +174,9 @@ def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
 
 def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Returns sizes and times of n files, int64 [2, n]; -1 if missing."""
-    found = np.empty((2, len(files)), np.int64)
-    for place, file in enumerate(files):
-        found[:, place] = _stat(file)
-    return found
+    numbers = (number for file in files for number in _stat(file))
+    found = np.fromiter(numbers, np.int64, 2 * len(files))
+    return np.ascontiguousarray(found.reshape(-1, 2).T)
 
 
 def _stat(file: str | os.PathLike) -> tuple[int, int]:

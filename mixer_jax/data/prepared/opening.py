@@ -29,7 +29,9 @@ from mixer_jax.runtime.tabular import strings, tables
 
 RECORD = "opened.json"
 
-_CHUNK = 1 << 14  # images whose sizes and times are looked up together
+_CHUNK = 1 << 11  # images whose sizes and times are looked up together
+_SLOW = 5e-5  # seconds per image, as on a network file system
+_THREADS = 32  # on slow file systems
 # A file that was modified this recently could change again without a new time.
 _SETTLED = 2 * 10**9  # nanoseconds
 _DEFAULT = build.Options()
@@ -201,8 +203,13 @@ def _same_images(folder: Path, root: Path) -> bool:
         )
 
     starts = range(0, len(names), _CHUNK)
+    begin = time.perf_counter()
+    if not all(map(is_same, starts[:1])):
+        return False
+    seconds = (time.perf_counter() - begin) / _CHUNK
+    # On a local disk, more threads would only wait for each other.
     with (
-        threads_lib.pool() as pool,
+        threads_lib.pool(_THREADS if seconds > _SLOW else 1) as pool,
         progress.show("Looking up the images", len(names)) as count,
     ):
         same = pool.map(is_same, starts)

@@ -231,13 +231,14 @@ def write(task: Task) -> Result:
         draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
         where = paths.plain(draft.parent) / draft.name
         count = records.write(where, _records(task, digests, found))
-        files.settle(draft)
         draft.rename(path)
         faults = tuple(found)
     size = path.stat().st_size
     result = Result(count, size, _checksum(path), digests, faults)
     plain = dataclasses.asdict(result) | {"digests": digests.tobytes().hex()}
-    files.write_text(result_path, json.dumps(plain))
+    # Not synced to disk: `_finished` detects what a power failure has lost.
+    writer = files.text_writer(json.dumps(plain))
+    files.write(result_path, writer, one_of_many=True)
     return result
 
 

@@ -157,6 +157,10 @@ def describe(
     place = version / version_lib.TRAINING / version_lib.PLACES
     files.write(place, lambda path: _save(path, places[of_training]))
     tfds_files.describe(version, splits)
+    with threads_lib.pool() as pool:
+        names = [version / tfds_files.FOLDER / shard.name for shard in plan]
+        for _ in pool.map(files.settle, names):
+            pass
     parts = [
         dict(name=a.name, records=b.count, bytes=b.size, sha256=b.checksum)
         for a, b in zip(plan, made, strict=True)

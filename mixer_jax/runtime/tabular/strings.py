@@ -32,11 +32,10 @@ class Strings(Sequence[str]):
         content = np.memmap(self._path, np.uint8, "r")
         try:
             reader = pa.ipc.open_file(pa.py_buffer(content))
-            self.array = reader.read_all()[_COLUMN].combine_chunks()
-        except (pa.ArrowException, KeyError) as error:
+            # Reading all batches as one array would copy them.
+            self.array = reader.get_batch(0)[_COLUMN]
+        except (pa.ArrowException, KeyError, IndexError) as error:
             raise ValueError(f"{self._path} is damaged") from error
-        if isinstance(self.array, pa.ChunkedArray):  # Depends on the version.
-            self.array = pa.concat_arrays(self.array.chunks)
         if self.array.type != pa.large_string():
             raise ValueError(f"{self._path} does not contain strings")
 
@@ -84,7 +83,7 @@ def write(path: Path, strings: Iterable[str] | pa.Array) -> None:
     """
     if not isinstance(strings, pa.Array):
         strings = pa.array(strings, pa.large_string())
-    table = pa.table({_COLUMN: strings.cast(pa.large_string())})
-    with open(path, "wb") as file, pa.ipc.new_file(file, table.schema) as out:
-        # A single batch can be mapped as one array.
-        out.write_table(table, max_chunksize=max(len(strings), 1))
+    strings = strings.cast(pa.large_string())
+    batch = pa.record_batch([strings], names=[_COLUMN])
+    with open(path, "wb") as file, pa.ipc.new_file(file, batch.schema) as out:
+        out.write_batch(batch)

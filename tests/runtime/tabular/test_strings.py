@@ -2,6 +2,7 @@
 
 import pickle
 
+import pyarrow as pa
 import pytest
 
 from mixer_jax.runtime.tabular import strings
@@ -43,6 +44,14 @@ def test_a_copy_opens_the_same_file(path):
     sent = pickle.dumps(names)
     assert len(sent) < 1000
     assert list(pickle.loads(sent)) == NAMES
+
+
+def test_the_file_is_mapped(path):
+    before = pa.total_allocated_bytes()
+    strings.write(path, [f"name {i}" for i in range(100_000)])
+    names = strings.Strings(path)
+    assert names[99_999] == "name 99999"
+    assert pa.total_allocated_bytes() - before < 1000
 
 
 def test_an_empty_list_can_be_stored(path):
