@@ -3,11 +3,12 @@
     python -m benchmarks.data_scale --samples=1000,100000 --json=data_scale.json
 
 Draws small JPEG files, texts and categories with Zipf frequencies from a seed.
-For each number of workers, prepares the table from nothing, and decodes the
-same files in as many processes that do nothing else, which gives `ratio`. Then
-starts training, resumes it from the middle of an epoch (both up to the first
-batch, in a new process), and reads batches, beside PyTorch's DataLoader. Each
-figure is measured once. PyTorch's loader is excluded if torch is not installed.
+For each number of workers, prepares the table from scratch, and decodes the
+same files in as many processes that do nothing else, which gives the ratio.
+Then starts training, resumes it from the middle of an epoch (both up to the
+first batch, in a new process), reads batches, and compares with PyTorch's
+DataLoader. Each figure is measured once. PyTorch's loader is excluded if torch
+is not installed.
 """
 
 import argparse
@@ -238,14 +239,16 @@ def _torch_batches(
 ) -> Iterator[Any]:
     import torch.utils.data
 
+    loader = torch.utils.data.DataLoader(
+        TorchImages(folder, count),
+        data_start.BATCH,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=True,
+    )
     while True:  # An epoch may be short.
-        yield from torch.utils.data.DataLoader(
-            TorchImages(folder, count),
-            data_start.BATCH,
-            shuffle=True,
-            num_workers=workers,
-            drop_last=True,
-        )
+        yield from loader
 
 
 def _read(batches: Iterator[Any]) -> float:

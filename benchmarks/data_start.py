@@ -20,7 +20,7 @@ from mixer_jax.training import inputs, loop
 from mixer_jax.training.config import defaults
 
 BATCH, SIZE = 64, 32  # samples, and side of their images in pixels
-_POLL = 0.01  # seconds between looks at the memory
+_POLL = 0.01  # seconds
 
 
 def make_config(table: str, workers: int = 0) -> ConfigDict:
@@ -40,7 +40,7 @@ class Memory(threading.Thread):
     """
 
     def __init__(self):
-        """Looks once; `start` continues to look."""
+        """Takes a first reading; `start` keeps polling."""
         super().__init__(daemon=True)
         self.peak = self.now()
 
@@ -52,7 +52,7 @@ class Memory(threading.Thread):
         return int(line.split()[1]) << 10
 
     def run(self) -> None:
-        """Looks until the process ends."""
+        """Polls until the process ends."""
         while True:
             self.peak = max(self.peak, self.now())
             time.sleep(_POLL)

@@ -64,7 +64,7 @@ def _embed(given: argparse.Namespace) -> None:
     limit = data.max_skipped if limit is None else limit
     root = table.folder(path)
     frame, skipped = checking.check_images(
-        frame, root, limit, max_pixels=data.max_pixels
+        frame, root, limit, max_pixels=data.max_pixels, together=True
     )
     result = embed.embed_table(trained, frame, root, mesh, given.batch_size)
     if jax.process_index() != 0:

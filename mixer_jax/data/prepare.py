@@ -65,9 +65,9 @@ def _prepare(given: argparse.Namespace) -> None:
         given.table, given.split, given.out, options=options
     )
     made, skipped = opened.prepared, opened.unreadable
-    if skipped.count:
-        listing = str(made.folder / version.SKIPPED)
-        skipped = dataclasses.replace(skipped, listing=listing)
+    listing = made.folder / version.SKIPPED
+    if skipped.count and listing.exists():
+        skipped = dataclasses.replace(skipped, listing=str(listing))
     remedy = checking.remedy(table.folder(given.table))
     skipped.require(given.max_skipped, remedy)
     made.remove_others()

@@ -89,6 +89,7 @@ def measure_models(
                 settings,
                 config.data.max_skipped,
                 config.data.max_pixels,
+                together=True,
             )
             for kind in skipped:
                 say(f"{path}: {kind}")

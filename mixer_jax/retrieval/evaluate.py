@@ -238,6 +238,8 @@ def read(
     settings: ConfigDict,
     max_skipped: float,
     max_pixels: int = decoding.MAX_PIXELS,
+    *,
+    together: bool = False,
 ) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
     """Reads and checks the rows of a sample table for an evaluation.
 
@@ -246,6 +248,7 @@ def read(
       settings: `split` and `distractors` of a config's `evaluate`.
       max_skipped: the maximum share of samples that may be dropped.
       max_pixels: the maximum number of pixels per image; see `decoding.decode`.
+      together: see `checking.check_images`.
 
     Returns:
       The usable rows of the test split and of the distractors' documents, and
@@ -281,6 +284,7 @@ def read(
         table_lib.folder(path),
         max_skipped,
         max_pixels=max_pixels,
+        together=together,
     )
     _check_answerable(frame, splits, path)
     return frame, [skipped for skipped in (lone, unreadable) if skipped.count]

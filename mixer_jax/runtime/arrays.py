@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pathlib
 import struct
 import tokenize
 import warnings
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
+
+from mixer_jax.runtime import files
 
 # Errors that `np.load` raises for damaged files, depending on the damage.
 _RAISED = (
@@ -53,6 +56,16 @@ def read(path: str | os.PathLike, *, mapped: bool = False) -> np.ndarray:
         if not mapped and file.read(1):
             raise ValueError("the file continues after the array")
     return array
+
+
+def write(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Writes a `.npy` file atomically; see `files.write`."""
+
+    def save(draft: pathlib.Path) -> None:
+        with open(draft, "wb") as file:
+            np.save(file, array)
+
+    files.write(path, save)
 
 
 class DamagedError(ValueError):

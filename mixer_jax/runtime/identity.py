@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from mixer_jax.runtime import arrays, files, progress, threads
+from mixer_jax.runtime import arrays, progress, threads
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.tabular import strings
 
+DIGEST = "sha256"  # of images
 NOTES = "images.npy"  # in the folder with data derived from the images
 
 _BYTES = 16  # per digest
@@ -66,7 +67,8 @@ class Data(NamedTuple):
 
     def content(self, notes: np.ndarray) -> str:
         """Returns the hash of the rows and of the images' bytes."""
-        return _hash(self.rows, np.ascontiguousarray(notes["digest"]).tobytes())
+        digests = np.ascontiguousarray(notes["digest"]).tobytes()
+        return f"{DIGEST}:{_hash(self.rows, digests)}"
 
     def require(self) -> "Data":
         """Returns this object after checking that all image files exist.
@@ -245,6 +247,34 @@ def compare(folder: Path, data: Data, *, strict: bool = True) -> Comparison:
     return compare_notes(read_notes(folder), data, strict=strict)
 
 
+def kept_digests(folder: Path, data: Data) -> np.ndarray:
+    """Returns the digests of the images that a folder's notes describe.
+
+    Reads only files with a new time and the noted size, which may have the
+    noted bytes.
+
+    Returns:
+      uint8 [n, 16]; 0 for images that are new or have changed.
+    """
+    old = read_notes(folder)
+    sizes = dict(zip(old["name"].tolist(), old["size"].tolist(), strict=True))
+    names = pd.util.hash_array(np.array(data.images, object)).tolist()
+    noted = [sizes.get(name) for name in names]
+    place = np.flatnonzero(
+        [a == b for a, b in zip(noted, data.sizes.tolist(), strict=True)]
+    )
+    part = data._replace(
+        images=[data.images[i] for i in place],
+        files=[data.files[i] for i in place],
+        sizes=data.sizes[place],
+        times=data.times[place],
+    )
+    digests = np.zeros((len(data.images), _BYTES), np.uint8)
+    compared = compare_notes(old, part, strict=False)
+    digests[place] = compared.notes["digest"]
+    return digests
+
+
 def compare_notes(
     old: np.ndarray, data: Data, *, strict: bool = True
 ) -> Comparison:
@@ -295,12 +325,7 @@ def write_notes(folder: Path, notes: np.ndarray) -> None:
     """Writes notes to a folder unless they equal the existing ones."""
     if (folder / NOTES).exists() and np.array_equal(read_notes(folder), notes):
         return
-
-    def save(draft: Path) -> None:
-        with open(draft, "wb") as file:
-            np.save(file, notes)
-
-    files.write(folder / NOTES, save)
+    arrays.write(folder / NOTES, notes)
 
 
 def _read_digests(paths: Sequence[Path], strict: bool) -> np.ndarray:

@@ -125,6 +125,8 @@ def run_together(main: Callable[[], None], given: argparse.Namespace) -> None:
         main()
         return
     start(given.coordinator, given.processes, given.process)
+    # JAX's service now handles SIGTERM, but only training asks it.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     run(main)
 
 

@@ -73,7 +73,8 @@ def initial_state(
     new = source < 0
     console = console or terminal.Console()
     say = functools.partial(terminal.say, console=console)
-    if config.init_from and category_ids != old_ids:
+    same = np.array_equal(source, np.arange(len(old_ids)))
+    if config.init_from and not same:
         kept = len(new) - new.sum()
         say(
             f"{config.name}: {kept:,} proxies come from {config.init_from}; "

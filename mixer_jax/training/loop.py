@@ -316,6 +316,8 @@ def _content(
             return inputs.Pictures(run.inputs, run.config)
         store = text_vectors
     folder = workdir_lib.features_folder(workdir, run.config)
+    if store is text_vectors:
+        folder = folder.with_name(f"{folder.name}-text")
     # Other runs may share the folder, but not while it is being filled.
     with folder_lock.hold(
         folder.parent, "--config.data.features", part=f"-{folder.name}"

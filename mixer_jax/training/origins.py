@@ -235,6 +235,13 @@ def check_content(
     if recorded == content:
         return
     if recorded and workdir_lib.latest_step(workdir) is not None:
+        if ":" not in recorded:
+            raise UserError(
+                f"{workdir} contains a run of an earlier version of mixer_jax, "
+                "which identified images differently. Train in another "
+                "--workdir; to start from these weights: "
+                f"{workdir_lib.new_run_flags(workdir, prefix)}"
+            )
         raise UserError(
             f"{workdir} contains a run on different data: rows and sizes are "
             "the same, but some image files have different bytes. Restore the "

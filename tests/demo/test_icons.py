@@ -7,7 +7,6 @@ from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.prepared.build import prepare
 from mixer_jax.data.tables import table
 from mixer_jax.demo import icon_drawing, icon_names, icon_packages, icons
-from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import UserError
 
 
@@ -253,7 +252,7 @@ def test_limit_bounds_the_number_of_categories(build):
 def test_prepared_content_matches_the_files(build):
     frame, root = build(limit=8)
     train = table.select(frame, "train")
-    source = prepare(train, root).source(identity.examine(train, root))
+    source = prepare(train, root).source()
     for row in range(len(train)):
         path = root / train["image"].iloc[row]
         assert source[row] == (path.read_bytes(), train["text"].iloc[row])

@@ -148,10 +148,16 @@ def test_newly_unreadable_image_is_reported(begun):
 
 
 def test_changed_image_bytes_are_rejected(begun):
-    origins.check_content("run", "one")
-    origins.check_content("run", "one")
+    origins.check_content("run", "sha256:1")
+    origins.check_content("run", "sha256:1")
     with pytest.raises(UserError, match="same, but some image files have diff"):
-        origins.check_content("run", "two")
+        origins.check_content("run", "sha256:2")
+
+
+def test_run_of_an_earlier_version_does_not_resume(begun):
+    origins.check_content("run", "one")
+    with pytest.raises(UserError, match="run of an earlier version of mixer"):
+        origins.check_content("run", "sha256:1")
 
 
 def test_resumed_run_keeps_its_origin(begun):

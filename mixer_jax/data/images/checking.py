@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +12,13 @@ import pandas as pd
 from mixer_jax.data.images import decoding, faults, memory
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.tables import near_paths, table
-from mixer_jax.runtime import progress
+from mixer_jax.runtime import identity, progress
 from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.errors import UserError
 
 CHECKED = 32  # side of the squares decoded to check files, in pixels
 _CHUNK = 64  # files per thread task
+_MESSAGE = 1000  # faults that a process sends at once
 
 
 def check_images(
@@ -30,6 +31,7 @@ def check_images(
     option: str = table.MAX_SKIPPED,
     pixels_option: str = "",
     keep: Callable[[pd.DataFrame], str] | None = None,
+    together: bool = False,
 ) -> tuple[pd.DataFrame, table.Skipped]:
     """Drops the rows of a frame whose images cannot be decoded.
 
@@ -44,18 +46,23 @@ def check_images(
         `decoding.decode`.
       keep: called with the dropped rows, if any, before an error is raised;
         see `leave_out`. Returns the path of the list that it wrote.
+      together: whether all processes of a command check the same frame; they
+        divide its images among themselves.
 
     Returns:
       The kept rows, and the number of dropped rows for each of `faults.KINDS`.
 
     Raises:
       UserError: if a larger share than `max_skipped` is dropped; lists the
-        first ten rows with path and reason.
+        first ten rows with path and reason. Also if the frames differ.
     """
     root = Path(root)
+    if together:
+        _check_same(frame)
     codes, paths = pd.factorize(frame["image"])
     paths = [root / path if path else None for path in paths]
-    file_errors = _find_faults(paths, max_pixels, pixels_option, threads)
+    find = _find_faults_together if together else _find_faults
+    file_errors = find(paths, max_pixels, pixels_option, threads)
     bad = np.array([fault is not None for fault in file_errors], bool)[codes]
     rows = np.flatnonzero(bad)
     errors = [file_errors[code] for code in codes[rows]]
@@ -115,37 +122,47 @@ def _with_hint(error: UnreadableImageError, path: Path, root: Path) -> str:
     return str(error) + (near_paths.hint(path, root) if is_missing else "")
 
 
-def _find_faults(
+def _check_same(frame: pd.DataFrame) -> None:
+    """Checks that all processes have the same rows."""
+    from mixer_jax.runtime import processes
+
+    rows = processes.gather("rows", identity.hash_rows(frame))
+    different = [index for index, one in enumerate(rows) if one != rows[0]]
+    if different:
+        raise UserError(
+            f"Process {different[0]} reads another sample table than process "
+            "0; give all processes the same table."
+        )
+
+
+def _find_faults_together(
     paths: Sequence[Path | None],
     max_pixels: int,
     option: str,
     threads: int | None,
 ) -> list[UnreadableImageError | None]:
-    """Returns the error of each file, or None if it can be decoded.
+    """Returns what `_find_faults` returns; all processes share the work."""
+    from mixer_jax.runtime import processes  # imports JAX
 
-    The processes of a command divide the files among themselves.
-    """
-    place, count = 0, 1
-    if "jax" in sys.modules:  # Importing it would take seconds.
-        from mixer_jax.runtime import processes
-
-        place, count = processes.place()
-    own = _find_own_faults(paths[place::count], max_pixels, option, threads)
-    if count == 1:
-        return own
+    place, count = processes.place()
+    own = _find_faults(paths[place::count], max_pixels, option, threads)
     found = [
         (place + number * count, str(error), error.kind)
         for number, error in enumerate(own)
         if error is not None
     ]
     errors: list[UnreadableImageError | None] = [None] * len(paths)
-    for part in processes.gather("faults", found):
-        for number, message, kind in part:
-            errors[number] = UnreadableImageError(message, kind)
+    # The size of a message is limited.
+    rounds = max(processes.gather("rounds", -(-len(found) // _MESSAGE)))
+    for start in range(0, rounds * _MESSAGE, _MESSAGE):
+        some = found[start : start + _MESSAGE]
+        for part in processes.gather("faults", some):
+            for number, message, kind in part:
+                errors[number] = UnreadableImageError(message, kind)
     return errors
 
 
-def _find_own_faults(
+def _find_faults(
     paths: Sequence[Path | None],
     max_pixels: int,
     option: str,

@@ -171,8 +171,8 @@ class _Job:
                 prepared = version_lib.read(folder, hold, manifest)
         if prepared is None or len(prepared.rows) != len(self.frame):
             self.say(
-                f"{folder} has missing or damaged files; preparing the data "
-                "again."
+                f"{folder} has missing or damaged files, or an older format; "
+                "preparing the data again."
             )
             return None
         if self.options.shards not in (0, manifest["shards"]):
@@ -205,14 +205,14 @@ class _Job:
             now = kept.keys(self.frame, self.data, limit)
             with self._earlier(now) as earlier:
                 made = writing.write(
-                    *(self.frame, self.root, self.data, plan, version),
+                    *(self.frame, self.root, self.data, plan, now, version),
                     *(results, earlier, self.options),
                 )
             writing.describe(
                 *(self.frame, self.root, self.data, plan, made, now, version),
                 self.options,
             )
-            if version_lib.read_parts(version) is None:
+            if not _is_readable(version):
                 raise UserError(
                     f"The prepared data in {self.group} cannot be read right "
                     "after it was written. Check the disk, or set the "
@@ -243,8 +243,8 @@ class _Job:
                 if parts is None:
                     continue
                 # An image with a new time may have the same bytes.
-                notes = identity.compare(folder, data, strict=False).notes
-                digests = kept.image_digests(frame, data, notes["digest"])
+                digests = identity.kept_digests(folder, data)
+                digests = kept.image_digests(frame, data, digests)
                 found = kept.find(folder, parts, now, digests)
                 if found is not None:
                     yield found
@@ -252,6 +252,18 @@ class _Job:
             finally:
                 hold.release()
         yield None
+
+
+def _is_readable(folder: Path) -> bool:
+    """Returns whether a version that was just written can be read."""
+    hold = generations.hold(folder)
+    manifest = generations.read_record(folder)
+    if hold is None or manifest is None:
+        return False
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        version_lib.read(folder, hold, manifest)
+        return True
+    return False
 
 
 def newly_readable(

@@ -2,8 +2,8 @@
 
 The first start after a change reads the whole table, prepares its samples and
 records the state of the table's files beside them. While these files and the
-images have the same sizes and times, later starts read neither: they compare,
-and map the prepared columns into memory.
+images have the same sizes and times, later starts read neither: they only
+compare these, and map the prepared columns into memory.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import NewerFormatError
-from mixer_jax.runtime.tabular import strings, tables
+from mixer_jax.runtime.tabular import parquet_files, strings, tables
 
 RECORD = "opened.json"
 
@@ -100,8 +100,14 @@ def open_table(
 
 def _state(path: str | os.PathLike, split: str) -> dict[str, Any]:
     """Returns what identifies the content of a table's split."""
-    place = os.path.abspath(path)  # Descriptions name the images' paths.
-    return {"path": place, "split": split, "files": tables.state(path)}
+    parts = parquet_files.parts(Path(path))
+    names = [os.path.relpath(part, path) for part in parts]
+    status = identity.stat(parts).T.tolist()
+    return {
+        "path": os.path.abspath(path),  # Descriptions name the images' paths.
+        "split": split,
+        "files": [[a, *b] for a, b in zip(names, status, strict=True)],
+    }
 
 
 def _find_unchanged(
@@ -175,8 +181,9 @@ def _record(opened: Opened, state: dict[str, Any]) -> None:
         "owned": opened.prepared.owned,
         "skipped": [dataclasses.asdict(one) for one in skipped],
     }
-    if recorded != _read(folder):
-        files.write_text(folder / RECORD, json.dumps(recorded) + "\n")
+    text = json.dumps(recorded)
+    if json.loads(text) != _read(folder):
+        files.write_text(folder / RECORD, f"{text}\n")
 
 
 def _describe(prepared: Prepared, frame: pd.DataFrame, root: Path) -> Opened:

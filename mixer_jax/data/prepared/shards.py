@@ -1,9 +1,9 @@
 """Shards of a prepared data set, each written and checked by itself.
 
-The rows of each split are divided into shards based only on their IDs, and a
-shard's bytes depend on its rows alone. The result is therefore the same for any
-number of threads or processes, and after any interruption. A shard ends at IDs
-with certain hashes, so that new or removed rows do not change other shards.
+By default, the rows of each split are divided into shards at IDs with certain
+hashes, so that new or removed rows do not change other shards. A shard's bytes
+depend on its rows alone. The result is therefore the same for any number of
+threads or processes, and after any interruption.
 Unchanged shards are taken over from an earlier version; rows of other shards
 that it already has are copied without decoding their images again.
 """
@@ -118,6 +118,7 @@ class Task:
       status: int64 `[2, n]`, sizes and times of the images; -1 if missing.
       texts: the other cells of the rows, by column.
       max_pixels: see `decoding.decode`.
+      key: identifies the rows, their images and the options.
       earlier: rows kept from an earlier version.
     """
 
@@ -129,6 +130,7 @@ class Task:
     status: np.ndarray
     texts: dict[str, Sequence[str]]
     max_pixels: int
+    key: str
     earlier: Earlier | None = None
 
 
@@ -178,12 +180,12 @@ def plan(splits: np.ndarray, ids: np.ndarray, number: int = 0) -> list[Shard]:
 def _cuts(hashes: np.ndarray) -> np.ndarray:
     """Returns the ascending positions at which shards after the first begin."""
     average = _ROWS
-    # A power of 2, which changes rarely; each cut of a larger one is kept.
+    # A power of 2, so that the cuts for a larger average are a subset.
     while len(hashes) > average * _MAX_SHARDS:
         average *= 2
     cuts = np.flatnonzero(hashes % np.uint64(average) == 0)
     cuts = np.concatenate([[0], cuts[cuts > 0], [len(hashes)]])
-    # Long shards, as of repeated IDs, are cut at regular distances.
+    # Cut long shards at regular distances.
     longest = _LONGEST * average
     more = [np.arange(a, b, longest) for a, b in itertools.pairwise(cuts)]
     return np.concatenate(more)[1:]
@@ -220,9 +222,10 @@ def write(task: Task) -> Result:
     """
     path = task.folder / task.shard.name
     result_path = task.results / f"{task.shard.name}.json"
-    if (result := _finished(path, result_path)) is not None:
+    if (result := _finished(path, result_path, task.key)) is not None:
         return result
-    if _shared(task, path):
+    checksum = _take_over(task, path)
+    if checksum:
         digests, faults, count = task.earlier.digests, (), len(task.shard.rows)
     else:
         digests = np.zeros((len(task.shard.rows), 16), np.uint8)
@@ -232,10 +235,13 @@ def write(task: Task) -> Result:
         where = paths.plain(draft.parent) / draft.name
         count = records.write(where, _records(task, digests, found))
         draft.rename(path)
-        faults = tuple(found)
+        faults, checksum = tuple(found), _checksum(path)
     size = path.stat().st_size
-    result = Result(count, size, _checksum(path), digests, faults)
-    plain = dataclasses.asdict(result) | {"digests": digests.tobytes().hex()}
+    result = Result(count, size, checksum, digests, faults)
+    plain = dataclasses.asdict(result) | {
+        "digests": digests.tobytes().hex(),
+        "key": task.key,
+    }
     # Not synced to disk: `_finished` detects what a power failure has lost.
     writer = files.text_writer(json.dumps(plain))
     files.write(result_path, writer, one_of_many=True)
@@ -302,10 +308,12 @@ def _reason(error: UnreadableImageError, path: Path) -> str:
     return message
 
 
-def _finished(path: Path, result_path: Path) -> Result | None:
+def _finished(path: Path, result_path: Path, key: str) -> Result | None:
     """Returns the result of a finished shard whose file is undamaged."""
     try:
         plain = json.loads(result_path.read_text())
+        if plain.pop("key") != key:
+            return None  # A shard of that name with other rows.
         digests = np.frombuffer(bytes.fromhex(plain["digests"]), np.uint8)
         plain["digests"] = digests.reshape(-1, 16)
         plain["faults"] = tuple(Fault(*fault) for fault in plain["faults"])
@@ -317,11 +325,15 @@ def _finished(path: Path, result_path: Path) -> Result | None:
     return None
 
 
-def _shared(task: Task, path: Path) -> bool:
-    """Takes over an undamaged file of the earlier version, if one fits."""
+def _take_over(task: Task, path: Path) -> str:
+    """Takes over an undamaged file of the earlier version, if one fits.
+
+    Returns:
+      Its checksum; "" if there is none.
+    """
     old = task.earlier and task.earlier.same_part()
     if not old:
-        return False
+        return ""
     path.unlink(missing_ok=True)
     try:
         try:
@@ -329,11 +341,11 @@ def _shared(task: Task, path: Path) -> bool:
         except OSError:  # Some file systems have no hard links.
             shutil.copyfile(old.filename, path)
         if _checksum(path) == old.checksum:
-            return True
+            return old.checksum
     except OSError:
         pass  # The old file may be damaged.
     path.unlink(missing_ok=True)
-    return False
+    return ""
 
 
 def _checksum(path: Path) -> str:

@@ -1,12 +1,4 @@
-"""Opens a version of a prepared data set, after checking its files' sizes.
-
-manifest.json   counts, checksums, faults and identities; see `describe`
-1.0.0/          the samples that can be decoded, as TFDS reads them
-rows.npy        all rows of the table's split; see `kept`
-images.npy      sizes, times and digests of the images; see `identity`
-images.arrow    their paths, in the same order
-training/       the samples to train on; see `data/tables/samples.py`
-"""
+"""Opens a version of a prepared data set, after checking its files' sizes."""
 
 import contextlib
 import json
@@ -25,7 +17,9 @@ from mixer_jax.data.prepared import (
 )
 from mixer_jax.data.prepared.source import PreparedSource
 from mixer_jax.data.tables import samples
+from mixer_jax.runtime import arrays, identity
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import strings
 
 SKIPPED = "skipped.csv"
 TRAINING, PLACES = "training", "records.npy"
@@ -129,6 +123,12 @@ def read(
     rows = kept.read(folder)
     if len(rows) - len(skipped) != sum(count for _, count in parts):
         raise ValueError("The number of samples differs.")
+    for name, size in manifest["training"].items():
+        if (folder / TRAINING / name).stat().st_size != size:
+            raise ValueError(f"{name} has another size.")
+    images = strings.Strings(folder / IMAGES)
+    if len(images) != len(arrays.read(folder / identity.NOTES, mapped=True)):
+        raise ValueError("The number of images differs.")
     prepared = Prepared(folder, hold, manifest, parts, rows, skipped)
     of_training, source = prepared.training()
     if len(of_training) != len(source):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -21,7 +22,7 @@ from mixer_jax.data.prepared import (
 )
 from mixer_jax.data.prepared import version as version_lib
 from mixer_jax.data.tables import category_notes, samples, table
-from mixer_jax.runtime import files, identity, progress
+from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import PassingError
 from mixer_jax.runtime.tabular import strings
@@ -47,6 +48,7 @@ def write(
     root: Path,
     data: identity.Data,
     plan: Sequence[shards.Shard],
+    now: np.ndarray,
     version: Path,
     results: Path,
     earlier: kept.Kept | None,
@@ -59,6 +61,7 @@ def write(
       root: the folder that the image paths are relative to.
       data: the identity of the rows.
       plan: the shards.
+      now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       results: the folder of the finished shards' results.
       earlier: rows that are kept from an earlier version.
@@ -83,6 +86,7 @@ def write(
                 status=status[:, shard.rows],
                 texts={k: v[shard.rows].tolist() for k, v in texts.items()},
                 max_pixels=options.max_pixels,
+                key=hashlib.sha256(now[shard.rows].tobytes()).hexdigest(),
                 earlier=earlier.for_shard(shard) if earlier else None,
             )
 
@@ -147,20 +151,23 @@ def describe(
     of_images[codes[known]] = digests[known]
     notes = identity.make_notes(data, of_images)
     identity.write_notes(version, notes)
-    strings.write(version / version_lib.IMAGES, data.images)
-    rows = kept.make(now, places, digests)
-    files.write(version / kept.ROWS, lambda path: _save(path, rows))
+    files.write(
+        version / version_lib.IMAGES,
+        lambda path: strings.write(path, data.images),
+    )
+    arrays.write(version / kept.ROWS, kept.make(now, places, digests))
     readable = places >= 0
     training, _ = table.drop_lone(frame[readable], 1.0)
     described = _describe_training(training, root, data, notes, version)
     of_training = frame.index.isin(training.index)
     place = version / version_lib.TRAINING / version_lib.PLACES
-    files.write(place, lambda path: _save(path, places[of_training]))
-    tfds_files.describe(version, splits)
+    arrays.write(place, places[of_training])
+    sizes = {path.name: path.stat().st_size for path in place.parent.iterdir()}
     with threads_lib.pool() as pool:
         names = [version / tfds_files.FOLDER / shard.name for shard in plan]
         for _ in pool.map(files.settle, names):
             pass
+    tfds_files.describe(version, splits)
     parts = [
         dict(name=a.name, records=b.count, bytes=b.size, sha256=b.checksum)
         for a, b in zip(plan, made, strict=True)
@@ -171,6 +178,7 @@ def describe(
         max_pixels=options.max_pixels,
         shards=options.shards,
         **described,
+        training=sizes,
         skipped=skipped,
         files=parts,
     )
@@ -214,8 +222,3 @@ def _in_order(
             "the memory is full. Run the same command again to continue, with "
             "fewer --workers if it happens again."
         ) from error
-
-
-def _save(path: Path, rows: np.ndarray) -> None:
-    with open(path, "wb") as file:
-        np.save(file, rows)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import arrays
+from mixer_jax.runtime import arrays, files
 from mixer_jax.runtime.tabular import strings
 
 ROLES = (table.QUERY, table.DOCUMENT)
@@ -118,17 +118,9 @@ class Samples:
         return rows[self.is_document[rows] == (role == table.DOCUMENT)]
 
 
-def from_frame(
-    frame: pd.DataFrame, category_ids: Sequence[str] | None = None
-) -> Samples:
-    """Returns the columns of a frame's rows.
-
-    Args:
-      frame: rows of a sample table.
-      category_ids: sorted IDs that include all of the frame's; by default,
-        those of the frame.
-    """
-    ids = table.category_index(frame) if category_ids is None else category_ids
+def from_frame(frame: pd.DataFrame) -> Samples:
+    """Returns the columns of the rows of a sample table."""
+    ids = table.category_index(frame)
     labels = table.labels(frame, ids)
     is_document = (frame["role"] == table.DOCUMENT).to_numpy(bool)
     # One sort key for both: queries come first.
@@ -167,9 +159,9 @@ def write(folder: Path, samples: Samples) -> None:
       OSError: if a file cannot be written.
     """
     for name in _COLUMNS:
-        with open(folder / f"{name}.npy", "wb") as file:
-            np.save(file, getattr(samples, name))
-    strings.write(folder / _CATEGORIES, samples.category_ids)
+        arrays.write(folder / f"{name}.npy", getattr(samples, name))
+    ids = samples.category_ids
+    files.write(folder / _CATEGORIES, lambda path: strings.write(path, ids))
 
 
 def read(folder: str | os.PathLike) -> Samples:

@@ -1,7 +1,8 @@
 """A list of strings in a file, which is mapped into memory instead of read."""
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,10 @@ class Strings(Sequence[str]):
         try:
             reader = pa.ipc.open_file(pa.py_buffer(content))
             # Reading all batches as one array would copy them.
-            self.array = reader.get_batch(0)[_COLUMN]
+            self._array = reader.get_batch(0)[_COLUMN]
         except (pa.ArrowException, KeyError, IndexError) as error:
             raise ValueError(f"{self._path} is damaged") from error
-        if self.array.type != pa.large_string():
+        if self._array.type != pa.large_string():
             raise ValueError(f"{self._path} does not contain strings")
 
     def __getstate__(self) -> Path:
@@ -48,25 +49,21 @@ class Strings(Sequence[str]):
 
     def __len__(self) -> int:
         """Returns the number of strings."""
-        return len(self.array)
+        return len(self._array)
 
     def __getitem__(self, index: int | slice) -> str | list[str]:
         """Returns one string, or a list of strings."""
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step == 1:
-                return self.array[start : max(start, stop)].to_pylist()
+                return self._array[start : max(start, stop)].to_pylist()
             return [self[place] for place in range(start, stop, step)]
-        return self.array[range(len(self))[index]].as_py()
+        return self._array[range(len(self))[index]].as_py()
 
     def __iter__(self) -> Iterator[str]:
         """Yields the strings in order."""
         for chunk in chunks(self):
             yield from chunk
-
-    def __reversed__(self) -> Iterator[str]:
-        """Yields the strings in reverse order."""
-        return (self[place] for place in reversed(range(len(self))))
 
 
 def chunks(strings: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -75,15 +72,19 @@ def chunks(strings: Sequence[str]) -> Iterator[Sequence[str]]:
         yield strings[start : start + _CHUNK]
 
 
-def write(path: Path, strings: Iterable[str] | pa.Array) -> None:
+def to_json(strings: Sequence[str]) -> str:
+    """Returns a JSON list with one string per line."""
+    parts = (json.dumps(list(c), indent=0)[2:-2] for c in chunks(strings))
+    return "[\n" + ",\n".join(parts) + "\n]\n"
+
+
+def write(path: Path, strings: Sequence[str]) -> None:
     """Writes strings to a file; not atomic.
 
     Raises:
       OSError: if the file cannot be written.
     """
-    if not isinstance(strings, pa.Array):
-        strings = pa.array(strings, pa.large_string())
-    strings = strings.cast(pa.large_string())
-    batch = pa.record_batch([strings], names=[_COLUMN])
+    array = pa.array(strings, pa.large_string())
+    batch = pa.record_batch([array], names=[_COLUMN])
     with open(path, "wb") as file, pa.ipc.new_file(file, batch.schema) as out:
         out.write_batch(batch)

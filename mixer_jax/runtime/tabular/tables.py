@@ -13,7 +13,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -281,15 +281,6 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
             f"The {layout.name} {path} must be a .csv or a .parquet file."
         )
     return False
-
-
-def state(path: str | os.PathLike) -> list[list[Any]]:
-    """Returns name, size and time (in nanoseconds) of each file of a table."""
-    path = Path(path)
-    return [
-        [os.path.relpath(part, path), size, modified]
-        for part, _, size, modified in _version(path)
-    ]
 
 
 def _version(path: Path) -> list[tuple[Path, int, int, int]]:

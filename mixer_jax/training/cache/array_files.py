@@ -9,6 +9,7 @@ checksum is stored when it is complete, and compared whenever the folder is
 opened: blocks without a checksum, or with a different one, are computed again.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -61,7 +62,7 @@ def prepare(
     """
     missing = shapes
     try:
-        if json.loads((folder / "key.json").read_text()) == key:
+        if read_key(folder) == key:
             missing = {
                 name: shape
                 for name, shape in shapes.items()
@@ -105,6 +106,13 @@ def prepare(
             f"The features cannot be written to {folder}: "
             f"{paths.reason(error)}."
         ) from error
+
+
+def read_key(folder: Path) -> str:
+    """Returns the key of a folder of arrays; "" if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((folder / "key.json").read_text())
+    return ""
 
 
 def fill(

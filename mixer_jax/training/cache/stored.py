@@ -1,4 +1,4 @@
-"""Code shared by both stores: batches of stored rows, keys, and samples."""
+"""Code shared by all stores: batches of stored rows, keys, and samples."""
 
 import hashlib
 import json

@@ -3,9 +3,9 @@
     FOLDER/vectors.npy  bf16 [texts, L, Ct], as uint16
     FOLDER/mask.npy     bool [texts, L]
 
-Each text is encoded once, however many samples and epochs have it, also in
-stages that train the image encoder. See `feature_store` for how the arrays are
-read, completed, repaired and replaced.
+Each text is encoded once, however many samples contain it and however many
+epochs there are, also in stages that train the image encoder. See
+`feature_store` for how the arrays are read, completed, repaired and replaced.
 """
 
 import functools
@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.tables.samples import Samples
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.cache import array_files, stored
 from mixer_jax.training.inputs import Inputs
 from mixer_jax.training.optimizer import TEXT_ENCODER
@@ -39,9 +40,16 @@ class TextVectors:
     def __init__(self, folder: Path, samples: Samples):
         """Opens the arrays of a complete folder."""
         self._folder, self._samples = folder, samples
+        self._key = array_files.read_key(folder)
         self._open()
 
     def _open(self) -> None:
+        if array_files.read_key(self._folder) != self._key:
+            raise UserError(
+                f"The stored features in {self._folder} were replaced by those "
+                "of another run. Set data.features to a folder of its own for "
+                "each run."
+            )
         self._vectors, self._mask = (
             np.load(self._folder / f"{name}.npy", mmap_mode="r")
             for name in _NAMES
@@ -50,12 +58,12 @@ class TextVectors:
         texts = len(self._samples.first_text)
         self._reads_text = texts <= len(self._vectors)
 
-    def __getstate__(self) -> tuple[Path, Samples]:
+    def __getstate__(self) -> tuple[Path, Samples, str]:
         # A copy in another process maps the same files.
-        return self._folder, self._samples
+        return self._folder, self._samples, self._key
 
-    def __setstate__(self, state: tuple[Path, Samples]) -> None:
-        self._folder, self._samples = state
+    def __setstate__(self, state: tuple[Path, Samples, str]) -> None:
+        self._folder, self._samples, self._key = state
         self._open()
 
     def read(self, rows: np.ndarray) -> stored.Batch:

@@ -223,7 +223,7 @@ def prepare(
         if jax.process_index() == 0:
             paths.make_folder(workdir / CHECKPOINTS)
             paths.write(workdir / CONFIG, config_lib.to_json(config))
-            paths.write(workdir / CATEGORIES, _list_names(category_ids))
+            paths.write(workdir / CATEGORIES, strings.to_json(category_ids))
             begun = latest_step(workdir) is not None
             old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
@@ -242,12 +242,6 @@ def prepare(
         ) from error
     with paths.reaching(workdir):
         _check_shared(workdir)
-
-
-def _list_names(names: Sequence[str]) -> str:
-    """Returns a JSON list with one name per line."""
-    parts = (json.dumps(list(c), indent=0)[2:-2] for c in strings.chunks(names))
-    return "[\n" + ",\n".join(parts) + "\n]\n"
 
 
 def relocate(workdir: str | os.PathLike, config: ConfigDict) -> None:
@@ -389,7 +383,7 @@ def read_categories(workdir: str | os.PathLike) -> list[str]:
 def features_folder(
     workdir: str | os.PathLike, config: ConfigDict
 ) -> pathlib.Path:
-    """Returns this process's folder for the features of `data.cached`.
+    """Returns this process's folder for stored features.
 
     It is on this machine, because its files are memory-mapped: in the folder
     `data.features` if that is set, else in the workdir or, if that is in a

@@ -33,8 +33,7 @@ def make_samples(counts=COUNTS, seed=0):
     order = np.random.default_rng(seed).permutation(len(labels))
     frame = pd.DataFrame({"role": roles[order], "image": "", "text": ""})
     frame["category_id"] = [f"c{label}" for label in labels[order]]
-    names = [f"c{label}" for label in range(len(counts["query"]))]
-    return samples_lib.from_frame(frame, names)
+    return samples_lib.from_frame(frame)
 
 
 def make_streams(name, batch_size=8, seed=0, counts=COUNTS, **options):

@@ -1,5 +1,6 @@
 """Strings in a file equal a list of them."""
 
+import json
 import pickle
 
 import pyarrow as pa
@@ -37,6 +38,14 @@ def test_strings_equal_the_list(path, monkeypatch):
         NAMES[2:4],
         NAMES[4:],
     ]
+
+
+@pytest.mark.parametrize("chunk", [2, 9])
+def test_json_has_one_string_per_line(path, monkeypatch, chunk):
+    monkeypatch.setattr(strings, "_CHUNK", chunk)
+    text = strings.to_json(strings.Strings(path))
+    assert text == json.dumps(NAMES, indent=0) + "\n"
+    assert json.loads(strings.to_json([])) == []
 
 
 def test_a_copy_opens_the_same_file(path):
