@@ -147,3 +147,32 @@ def test_digests_are_those_of_the_image_bytes(frame, tmp_path):
     found = identity.compare(tmp_path, data).notes["digest"]
     expected = [identity.digest(b"a"), identity.digest(b"b")]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_kept_digests_are_those_of_unchanged_bytes(tmp_path, monkeypatch):
+    names = ["same", "touched", "edited", "longer", "lost", "new"]
+    for name in names[:-1]:
+        (tmp_path / name).write_bytes(name.encode())
+    cells = dict.fromkeys(table.COLUMNS, "")
+    rows = pd.DataFrame([cells | {"image": name} for name in names])
+    before = identity.examine(rows[:-1], tmp_path)
+    identity.write_notes(tmp_path, identity.compare(tmp_path, before).notes)
+    os.utime(tmp_path / "touched", ns=(1, 1))
+    (tmp_path / "edited").write_bytes(b"edits.")
+    os.utime(tmp_path / "edited", ns=(1, 1))
+    (tmp_path / "longer").write_bytes(b"much longer")
+    (tmp_path / "lost").unlink()
+    (tmp_path / "new").write_bytes(b"new")
+    read, spy = [], identity._read_digests
+    monkeypatch.setattr(
+        identity,
+        "_read_digests",
+        lambda paths, strict: (read.extend(paths), spy(paths, strict))[1],
+    )
+    data = identity.examine(rows, tmp_path)
+    found = identity.kept_digests(tmp_path, data)
+    assert [path.name for path in read] == ["touched", "edited"]
+    contents = [b"same", b"touched", b"edits."]
+    wanted = [identity.digest(content) for content in contents]
+    np.testing.assert_array_equal(found[:3], wanted)
+    assert not found[3:].any()

@@ -5,6 +5,7 @@ from PIL import Image
 
 from mixer_jax.data.images import checking, faults
 from mixer_jax.data.tables import table
+from mixer_jax.runtime import processes
 from mixer_jax.runtime.errors import UserError
 from tests.broken_files import encode
 
@@ -82,3 +83,20 @@ def test_missing_file_error_suggests_a_similar_path(tmp_path):
     frame = pd.DataFrame({"sample_id": ["x"], "image": ["img\\a.png"]})
     with pytest.raises(UserError, match=r"Did you mean 'img/a\.png'"):
         checking.check_images(frame, tmp_path, 0.0)
+
+
+def test_processes_share_faults_in_several_messages(tmp_path, monkeypatch):
+    paths = [f"{i}.png" for i in range(7)]
+    Image.new("RGB", (4, 4)).save(tmp_path / "2.png")
+    frame = make_frame(paths)
+    monkeypatch.setattr(checking, "_MESSAGE", 2)
+    want, wanted = checking.check_images(frame, tmp_path, 1.0)
+    kept, skipped = checking.check_images(frame, tmp_path, 1.0, together=True)
+    pd.testing.assert_frame_equal(kept, want)
+    assert skipped == wanted
+
+
+def test_processes_with_different_tables_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "gather", lambda name, rows: [rows, "other"])
+    with pytest.raises(UserError, match="Process 1 reads another sample table"):
+        checking.check_images(make_frame([""]), tmp_path, 1.0, together=True)

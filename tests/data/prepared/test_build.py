@@ -316,6 +316,28 @@ def test_shards_of_another_plan_are_removed(frame, root, monkeypatch):
     assert len(named) == 5
 
 
+def test_shards_of_another_plan_are_told_by_their_rows(
+    frame, root, monkeypatch
+):
+    """Both plans have files of the same names."""
+    write = shards.write
+
+    def interrupt(task):
+        write(task)
+        raise KeyboardInterrupt
+
+    frame = frame.assign(split="train")
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write", interrupt)
+        patch.setattr(shards, "_cuts", lambda hashes: [1])
+        with pytest.raises(KeyboardInterrupt):
+            build.prepare(frame, root)
+    made = build.prepare(frame, root, options=build.Options(shards=2))
+    want = contents(pipeline.FileSource(frame, root))
+    assert contents(made.source()) == want
+    assert [count for _, count in made.parts] == [3, 3]
+
+
 def test_all_images_may_be_unreadable(frame, root):
     for path in root.glob("*.png"):
         path.write_bytes(b"")
