@@ -17,7 +17,7 @@ import pytest
 import rich.console
 
 from mixer_jax.data.images import decoding, faults
-from mixer_jax.data.prepared import build
+from mixer_jax.data.prepared import opening
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import command, identity
 from mixer_jax.runtime import mesh as mesh_lib
@@ -300,7 +300,7 @@ def test_interrupt_before_the_first_step_loses_nothing(
     undisturbed, _ = train(tiny_config, tmp_path / "undisturbed")
     folder = tmp_path / "run"
     for module, name in (
-        (build, "prepare"),
+        (opening, "open_table"),
         (initialize, "initial_variables"),
         (loop.Logs, "__enter__"),
     ):
