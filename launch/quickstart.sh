@@ -33,11 +33,6 @@ python=$venv/bin/python
 
 make_environment
 
-# On CPUs, JAX allocates new arrays in every step. Keep freed memory, in large
-# pages, so that the system does not have to clear it each time.
-export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
-export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592
-
 say "1/6 Drawing the emoji of two vendors"
 run "$python" -m mixer_jax.demo.emoji --out="$run/data" ${few[@]+"${few[@]}"}
 
