@@ -20,15 +20,8 @@ import jax
 from mixer_jax.data.images import checking
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import embed, runs
-from mixer_jax.runtime import (
-    command,
-    numbers,
-    parsing,
-    paths,
-    processes,
-    terminal,
-)
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import numbers, parsing, paths, processes, terminal
 from mixer_jax.runtime.ownership import folder_lock
 
 
@@ -42,11 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     batch = "samples per batch"
     add("--batch-size", type=numbers.batch_size, default=256, help=batch)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
-    parsing.add_processes(parser)
-    given = parser.parse_args(arguments)
-    return command.run(
-        lambda: processes.run_together(lambda: _run(given), given)
-    )
+    return processes.run_command(_run, parser, arguments)
 
 
 def _run(given: argparse.Namespace) -> None:

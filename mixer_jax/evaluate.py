@@ -19,16 +19,8 @@ from mixer_jax.data.tables import table
 from mixer_jax.experiments import measure
 from mixer_jax.reports import results
 from mixer_jax.retrieval import evaluate, runs
-from mixer_jax.runtime import (
-    command,
-    numbers,
-    parsing,
-    paths,
-    processes,
-    terminal,
-)
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime import numbers, parsing, paths, processes, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,19 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     untrained = "also evaluate baselines that need no model"
     add("--baselines", action="store_true", help=untrained)
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
-    parsing.add_processes(parser)
-    given = parser.parse_args(arguments)
-    return command.run(
-        lambda: processes.run_together(lambda: _evaluate(given), given)
-    )
+    return processes.run_command(_evaluate, parser, arguments)
 
 
 def _evaluate(given: argparse.Namespace) -> None:
-    if given.baselines and jax.process_count() > 1:
-        raise UserError(
-            "--baselines can only be evaluated by one process; evaluate them "
-            "in a separate run."
-        )
     out = given.out or paths.make(given.workdir) / "metrics.json"
     models = runs.find_models(given.workdir, given.stage, given.model)
     evaluate.check_out(out)

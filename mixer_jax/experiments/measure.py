@@ -48,8 +48,14 @@ def measure_models(
       they can be saved even if a later one fails; see `evaluate.evaluate`.
 
     Raises:
-      UserError: if a table or a checkpoint is missing or invalid.
+      UserError: if a table or a checkpoint is missing or invalid, or several
+        processes would evaluate baselines.
     """
+    if baselines and jax.process_count() > 1:
+        raise UserError(
+            "--baselines can only be evaluated by one process; evaluate them "
+            "in a separate run."
+        )
     configs = [runs.read_config(model.workdir) for model in models]
     for number, (model, config) in enumerate(zip(models, configs, strict=True)):
         if table:

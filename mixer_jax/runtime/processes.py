@@ -21,14 +21,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed, xla_bridge
 from jax.experimental import multihost_utils
 
-from mixer_jax.runtime import command
+from mixer_jax.runtime import command, parsing
 from mixer_jax.runtime.errors import UserError
 
 WRONG, HUNG = command.WRONG, command.HUNG
@@ -111,14 +111,30 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-def run_together(main: Callable[[], None], given: argparse.Namespace) -> None:
-    """Joins the other processes of a command, then runs `main` in all of them.
-
-    A caller that has used JAX before, such as a notebook, runs `main` alone.
+def run_command(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Runs a command in this process and the others that were started with it.
 
     Args:
-      main: the command's body; see `run`.
-      given: options that include those of `parsing.add_processes`.
+      main: the command's body, called with the parsed arguments; see `run`.
+      parser: the command's parser; options for the processes are added.
+      arguments: the command line; by default, that of this process.
+
+    Returns:
+      The exit code; see `command.run`.
+    """
+    parsing.add_processes(parser)
+    given = parser.parse_args(arguments)
+    return command.run(lambda: _join(lambda: main(given), given))
+
+
+def _join(main: Callable[[], None], given: argparse.Namespace) -> None:
+    """Joins the other processes, then runs `main` in all of them.
+
+    A caller that has used JAX before, such as a notebook, runs `main` alone.
     """
     asked = given.coordinator or given.processes or given.process >= 0
     if not asked and xla_bridge.backends_are_initialized():

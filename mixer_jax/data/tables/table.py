@@ -23,7 +23,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
-# What to do about training samples that are the only one of their category.
+# Remedy for training samples that are the only one of their category.
 LONE_REMEDY = (
     "Add a second sample to each of these categories, merge them with others"
 )
