@@ -53,8 +53,8 @@ def measure_models(
     """
     if baselines and jax.process_count() > 1:
         raise UserError(
-            "--baselines can only be evaluated by one process; evaluate them "
-            "in a separate run."
+            "The baselines can only be evaluated by one process; evaluate "
+            "them in a separate run."
         )
     configs = [runs.read_config(model.workdir) for model in models]
     for number, (model, config) in enumerate(zip(models, configs, strict=True)):
