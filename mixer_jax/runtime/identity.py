@@ -176,12 +176,12 @@ def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
 
 def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Returns sizes and times of n files, int64 [2, n]; -1 if missing."""
-    numbers = (number for file in files for number in _stat(file))
+    numbers = (number for file in files for number in stat_one(file))
     found = np.fromiter(numbers, np.int64, 2 * len(files))
     return np.ascontiguousarray(found.reshape(-1, 2).T)
 
 
-def _stat(file: str | os.PathLike) -> tuple[int, int]:
+def stat_one(file: str | os.PathLike) -> tuple[int, int]:
     """Returns the size and time of a file; -1 if it is missing."""
     try:
         status = os.stat(file)
@@ -202,14 +202,17 @@ def check_unchanged(
     Raises:
       PassingError: if one was changed, removed or created.
     """
-    sizes, times = status.tolist()
-    for file, size, modified in zip(files, sizes, times, strict=True):
-        if _stat(file) != (size, modified):
-            raise PassingError(
-                f"The image {file} was changed while the data was being "
-                "prepared. Run this command again once no other program "
-                "modifies the images."
-            )
+    changed = (stat(files) != status).any(0)
+    if changed.any():
+        raise changed_error(files[changed.argmax()])
+
+
+def changed_error(file: str | os.PathLike) -> PassingError:
+    """Returns the error for an image that changed during a preparation."""
+    return PassingError(
+        f"The image {file} was changed while the data was being prepared. Run "
+        "this command again once no other program modifies the images."
+    )
 
 
 def digest(content: bytes) -> np.ndarray:

@@ -198,18 +198,20 @@ class _Job:
             version, results = draft / name, draft / "results"
             for folder in (version / tfds_files.FOLDER, results):
                 folder.mkdir(parents=True, exist_ok=True)
-            ids = self.frame["sample_id"].to_numpy(object)
-            splits = split_names(self.frame)
-            plan = shards.plan(splits, ids, self.options.shards)
-            limit = self.options.max_pixels
-            now = kept.keys(self.frame, self.data, limit)
-            with self._earlier(now) as earlier:
-                made = writing.write(
-                    *(self.frame, self.root, self.data, plan, now, version),
-                    *(results, earlier, self.options),
-                )
+            with writing.pool(self.options.workers) as pool:
+                ids = self.frame["sample_id"].to_numpy(object)
+                splits = split_names(self.frame)
+                plan = shards.plan(splits, ids, self.options.shards)
+                images = kept.Images(self.frame, self.data)
+                sizes, _ = images.status()
+                now = kept.keys(self.frame, sizes, self.options.max_pixels)
+                with self._earlier(now, images) as earlier:
+                    made = writing.write(
+                        *(self.frame, self.root, images, plan, now, version),
+                        *(results, earlier, self.options, pool),
+                    )
             writing.describe(
-                *(self.frame, self.root, self.data, plan, made, now, version),
+                *(self.frame, self.root, images, plan, made, now, version),
                 self.options,
             )
             if not _is_readable(version):
@@ -230,9 +232,10 @@ class _Job:
                 version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
 
     @contextlib.contextmanager
-    def _earlier(self, now: np.ndarray) -> Iterator[kept.Kept | None]:
+    def _earlier(
+        self, now: np.ndarray, images: kept.Images
+    ) -> Iterator[kept.Kept | None]:
         """Yields the rows kept from the newest earlier version of the group."""
-        frame, data = self.frame, self.data
         versions = filter(generations.is_version, self.group.iterdir())
         for folder in sorted(versions, key=_time, reverse=True):
             hold = generations.hold(folder)
@@ -243,8 +246,8 @@ class _Job:
                 if parts is None:
                     continue
                 # An image with a new time may have the same bytes.
-                digests = identity.kept_digests(folder, data)
-                digests = kept.image_digests(frame, data, digests)
+                digests = identity.kept_digests(folder, self.data)
+                digests = images.per_row(digests)
                 found = kept.find(folder, parts, now, digests)
                 if found is not None:
                     yield found
@@ -335,5 +338,6 @@ def _say(text: str) -> None:
 
 def split_names(frame: pd.DataFrame) -> np.ndarray:
     """Returns the split of each row without its part, `[N]` of str."""
-    names = frame["split"].str.split("/", n=1).str[0]
-    return names.to_numpy(object)
+    codes, splits = pd.factorize(frame["split"])
+    names = [split.split("/", 1)[0] for split in splits]
+    return np.array(names, object)[codes]

@@ -20,40 +20,60 @@ _MAX_OPEN = 32  # files of an earlier version that a shard reads
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
-def status(frame: pd.DataFrame, data: identity.Data) -> np.ndarray:
-    """Returns size and time of each row's image, int64 [2, N]; 0 for none."""
-    images = pd.Index(data.images, dtype=object).get_indexer(frame["image"])
-    # The last column is for rows without an image, whose place is -1.
-    found = np.zeros((2, len(data.images) + 1), np.int64)
-    found[:, :-1] = data.sizes, data.times
-    return found[:, images]
+class Images:
+    """The images of the rows of a frame.
 
-
-def image_digests(
-    frame: pd.DataFrame, data: identity.Data, digests: np.ndarray
-) -> np.ndarray:
-    """Returns the digest of each row's image, uint8 [N, 16]; 0 for none.
-
-    Args:
-      frame: rows of a sample table.
+    Attributes:
       data: the identity of the rows.
-      digests: uint8 [n, 16], the digests of the distinct images.
+      places: int64 `[N]`, the position of each row's image among the distinct
+        images; -1 for a row without one.
     """
-    images = pd.Index(data.images, dtype=object).get_indexer(frame["image"])
-    # The last row is for rows without an image, whose place is -1.
-    return np.concatenate([digests, np.zeros((1, 16), np.uint8)])[images]
+
+    def __init__(self, frame: pd.DataFrame, data: identity.Data):
+        self.data = data
+        distinct = pd.Index(data.images, dtype=object)
+        self.places = distinct.get_indexer(frame["image"])
+
+    def status(self) -> np.ndarray:
+        """Returns size and time of each row's image, int64 [2, N]; 0 if none."""
+        found = np.stack([self.data.sizes, self.data.times], axis=1)
+        return np.ascontiguousarray(self.per_row(found).T)
+
+    def per_row(self, values: np.ndarray) -> np.ndarray:
+        """Returns the values of each row's image; 0 for a row without one.
+
+        Args:
+          values: `[n, ...]`, values of the distinct images.
+        """
+        none = np.zeros((1, *values.shape[1:]), values.dtype)
+        return np.concatenate([values, none])[self.places]
+
+    def per_image(self, values: np.ndarray) -> np.ndarray:
+        """Returns the values of the distinct images; 0 where no row has any.
+
+        Args:
+          values: `[N, ...]`, values of each row's image; 0 for unknown ones.
+        """
+        known = (self.places >= 0) & values.any(1)
+        found = np.zeros((len(self.data.images), *values.shape[1:]), values.dtype)
+        found[self.places[known]] = values[known]
+        return found
 
 
 def keys(
-    frame: pd.DataFrame, data: identity.Data, max_pixels: int
+    frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int
 ) -> np.ndarray:
     """Returns a hash of each row, uint64 [N, 2].
 
     It depends on the cells, on the size of the image, and on the limit that its
     check applies.
+
+    Args:
+      frame: rows of a sample table.
+      sizes: int64 `[N]`, the size of each row's image.
+      max_pixels: see `decoding.decode`.
     """
     cells = [frame[name].to_numpy(object) for name in table.COLUMNS]
-    sizes, _ = status(frame, data)
     out = np.full((len(frame), 2), max_pixels, np.uint64)
     for column, seed in enumerate(_SEEDS):
         for values in (*cells, sizes.astype(np.uint64)):
@@ -99,7 +119,7 @@ class Kept:
           folder: the folder of the earlier version.
           parts: its files.
           now: the keys of the present rows; see `keys`.
-          digests: the digests of their images; see `image_digests`.
+          digests: uint8 `[N, 16]`, the digests of their images.
 
         Raises:
           OSError or ValueError: if the earlier version is damaged.

@@ -23,11 +23,14 @@ class Part(NamedTuple):
       filename: the path.
       examples_in_shard: the number of records.
       checksum: the checksum of the file, if known.
+      unmodified: whether the file has not been modified since the checksum was
+        recorded, according to its size and time.
     """
 
     filename: str
     examples_in_shard: int
     checksum: str = ""
+    unmodified: bool = False
 
     @property
     def skip(self) -> int:

@@ -213,6 +213,10 @@ def stop(results: Path) -> None:
         (results / _STOP).touch()
 
 
+def prepare_process() -> None:
+    """Loads this module in a new process, before the first task is ready."""
+
+
 def write(task: Task) -> Result:
     """Writes a shard, unless an interrupted run has already finished it.
 
@@ -254,6 +258,7 @@ def _records(
     """Yields the records of a shard; fills in digests and faults."""
     earlier = task.earlier
     known = records.source(earlier.parts) if earlier else ()
+    status = task.status.T.tolist()
     for place, row in enumerate(task.shard.rows.tolist()):
         if place % _STOP_CHECK_ROWS == 0 and (task.results / _STOP).exists():
             raise StoppedError
@@ -268,10 +273,10 @@ def _records(
             continue
         content = b""
         if name := task.images[place]:
-            path = task.root / name
+            path = os.path.join(task.root, name)
             try:
                 content = None
-                content = _read(path, task.status[:, place])
+                content = _read(path, *status[place])
                 decoding.decode(
                     content, checking.CHECKED, task.max_pixels, option=OPTION
                 )
@@ -286,8 +291,13 @@ def _records(
         yield records.encode(cells, content)
 
 
-def _read(path: Path, status: np.ndarray) -> bytes:
+def _read(path: str, size: int, modified: int) -> bytes:
     """Returns the bytes of an image whose size and time are as expected.
+
+    Args:
+      path: the path of the image.
+      size: the expected size in bytes; -1 if it is missing.
+      modified: the expected time in nanoseconds; -1 if it is missing.
 
     Raises:
       UnreadableImageError: if the file cannot be read.
@@ -297,13 +307,14 @@ def _read(path: Path, status: np.ndarray) -> bytes:
     try:
         return decoding.read(path)
     finally:
-        identity.check_unchanged([path], status[:, None])
+        if identity.stat_one(path) != (size, modified):
+            raise identity.changed_error(path)
 
 
-def _reason(error: UnreadableImageError, path: Path) -> str:
+def _reason(error: UnreadableImageError, path: str) -> str:
     """Returns an error message without the image's name."""
     message = str(error)
-    for start in (str(path), "an image"):
+    for start in (path, "an image"):
         message = message.removeprefix(start)
     return message
 
@@ -328,6 +339,9 @@ def _finished(path: Path, result_path: Path, key: str) -> Result | None:
 def _take_over(task: Task, path: Path) -> str:
     """Takes over an undamaged file of the earlier version, if one fits.
 
+    The content of a file that has not been modified is not read: like at a
+    start, its size and time are enough.
+
     Returns:
       Its checksum; "" if there is none.
     """
@@ -338,6 +352,8 @@ def _take_over(task: Task, path: Path) -> str:
     try:
         try:
             os.link(old.filename, path)
+            if old.unmodified:
+                return old.checksum
         except OSError:  # Some file systems have no hard links.
             shutil.copyfile(old.filename, path)
         if _checksum(path) == old.checksum:

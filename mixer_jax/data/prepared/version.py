@@ -101,12 +101,19 @@ def read_parts(folder: Path) -> list[records.Part] | None:
     with contextlib.suppress(*errors):
         if (manifest := generations.read_record(folder)) is not None:
             where = folder / tfds_files.FOLDER
-            return [
-                records.Part(str(where / name), count, part["sha256"])
-                for (name, count), part in zip(
-                    _parts(folder, manifest), manifest["files"], strict=True
+            # The manifest was written last.
+            finished = (folder / generations.RECORD).stat().st_mtime_ns
+            parts = []
+            for (name, count), part in zip(
+                _parts(folder, manifest), manifest["files"], strict=True
+            ):
+                unmodified = (where / name).stat().st_mtime_ns <= finished
+                parts.append(
+                    records.Part(
+                        str(where / name), count, part["sha256"], unmodified
+                    )
                 )
-            ]
+            return parts
     return None
 
 

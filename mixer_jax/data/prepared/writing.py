@@ -1,6 +1,7 @@
 """Writes all files of a new version of a prepared data set."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -43,36 +44,67 @@ class Options:
     workers: int = 0
 
 
+class Pool(NamedTuple):
+    """Threads or processes that write shards.
+
+    Attributes:
+      executor: runs `shards.write`.
+      number: the number of threads or processes.
+    """
+
+    executor: Executor
+    number: int
+
+
+@contextlib.contextmanager
+def pool(workers: int) -> Iterator[Pool]:
+    """Yields threads or processes, which start in the background.
+
+    Args:
+      workers: see `Options`.
+    """
+    number = workers or os.cpu_count() or 1
+    kind = threads_lib.process_pool if workers else threads_lib.pool
+    with kind(number) as executor:
+        for _ in range(number if workers else 0):
+            executor.submit(shards.prepare_process)
+        yield Pool(executor, number)
+
+
 def write(
     frame: pd.DataFrame,
     root: Path,
-    data: identity.Data,
+    images: kept.Images,
     plan: Sequence[shards.Shard],
     now: np.ndarray,
     version: Path,
     results: Path,
     earlier: kept.Kept | None,
     options: Options,
+    pool: Pool,
 ) -> list[shards.Result]:
     """Writes all shards that are not finished yet; shows the progress.
+
+    The shards are synced to disk while others are being written.
 
     Args:
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
-      data: the identity of the rows.
+      images: the images of the rows.
       plan: the shards.
       now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       results: the folder of the finished shards' results.
       earlier: rows that are kept from an earlier version.
       options: how samples are prepared.
+      pool: writes the shards.
 
     Raises:
       OSError: if the disk is full or cannot be written to.
       PassingError: if a worker process was killed.
     """
-    images = frame["image"].to_numpy(object)
-    status = kept.status(frame, data)
+    names = frame["image"].to_numpy(object)
+    status = images.status()
     texts = {name: frame[name].to_numpy(object) for name in shards.TEXTS}
 
     def tasks() -> Iterator[shards.Task]:
@@ -82,7 +114,7 @@ def write(
                 folder=version / tfds_files.FOLDER,
                 results=results,
                 root=root,
-                images=images[shard.rows].tolist(),
+                images=names[shard.rows].tolist(),
                 status=status[:, shard.rows],
                 texts={k: v[shard.rows].tolist() for k, v in texts.items()},
                 max_pixels=options.max_pixels,
@@ -90,17 +122,20 @@ def write(
                 earlier=earlier.for_shard(shard) if earlier else None,
             )
 
-    workers = options.workers
-    number = workers or os.cpu_count() or 1
-    kind = threads_lib.process_pool if workers else threads_lib.pool
     made, total = [], len(frame)
     shards.clear(plan, version / tfds_files.FOLDER, results)
-    with kind(number) as pool:
+    with threads_lib.pool() as syncing:
         try:
+            synced = []
             with progress.show("Preparing the samples", total) as count:
-                for result in _in_order(pool, tasks(), 2 * number):
+                results_in_order = _in_order(pool, tasks())
+                for shard, result in zip(plan, results_in_order, strict=True):
+                    path = version / tfds_files.FOLDER / shard.name
+                    synced.append(syncing.submit(files.settle, path))
                     made.append(result)
                     count(len(result.digests))
+            for each in synced:
+                each.result()
         except BaseException:
             shards.stop(results)  # The pool waits for its tasks.
             raise
@@ -110,7 +145,7 @@ def write(
 def describe(
     frame: pd.DataFrame,
     root: Path,
-    data: identity.Data,
+    images: kept.Images,
     plan: Sequence[shards.Shard],
     made: Sequence[shards.Result],
     now: np.ndarray,
@@ -122,7 +157,7 @@ def describe(
     Args:
       frame: all rows of a split of a sample table.
       root: the folder that the image paths are relative to.
-      data: the identity of the rows.
+      images: the images of the rows.
       plan: the shards.
       made: their results.
       now: the keys of the rows; see `kept.keys`.
@@ -130,8 +165,9 @@ def describe(
       options: how samples are prepared.
 
     Raises:
-      PassingError: if an image has changed since `data` was examined.
+      PassingError: if an image has changed since it was examined.
     """
+    data = images.data
     identity.check_unchanged(data.files, np.stack([data.sizes, data.times]))
     skipped = sorted(fault for one in made for fault in one.faults)
     places = np.full(len(frame), -1, np.int64)
@@ -145,11 +181,7 @@ def describe(
         digests[shard.rows] = result.digests
         total += result.count
         splits[shard.split].append((result.count, result.size))
-    codes, _ = pd.factorize(frame["image"].where(frame["image"] != ""))
-    of_images = np.zeros((len(data.images), 16), np.uint8)
-    known = (codes >= 0) & digests.any(1)
-    of_images[codes[known]] = digests[known]
-    notes = identity.make_notes(data, of_images)
+    notes = identity.make_notes(data, images.per_image(digests))
     identity.write_notes(version, notes)
     files.write(
         version / version_lib.IMAGES,
@@ -163,10 +195,6 @@ def describe(
     place = version / version_lib.TRAINING / version_lib.PLACES
     arrays.write(place, places[of_training])
     sizes = {path.name: path.stat().st_size for path in place.parent.iterdir()}
-    with threads_lib.pool() as pool:
-        names = [version / tfds_files.FOLDER / shard.name for shard in plan]
-        for _ in pool.map(files.settle, names):
-            pass
     tfds_files.describe(version, splits)
     parts = [
         dict(name=a.name, records=b.count, bytes=b.size, sha256=b.checksum)
@@ -197,22 +225,23 @@ def _describe_training(
     columns = samples.from_frame(training)
     samples.write(folder, columns)
     own = identity.examine(training, root, data)
+    at = pd.Index(data.images, dtype=object).get_indexer(own.images)
     return {
         "origin": identity.describe(data, own),
-        "content": own.content(identity.compare_notes(notes, own).notes),
+        "content": own.content(notes[at]),
         "warnings": category_notes.notes(training, columns.category_ids),
     }
 
 
 def _in_order(
-    pool: Executor, tasks: Iterator[shards.Task], ahead: int
+    pool: Pool, tasks: Iterator[shards.Task]
 ) -> Iterator[shards.Result]:
-    """Yields results in order, with up to `ahead` tasks in progress."""
+    """Yields results in order, while a few more tasks are in progress."""
     pending: collections.deque = collections.deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(shards.write, task))
-            if len(pending) > ahead:
+            pending.append(pool.executor.submit(shards.write, task))
+            if len(pending) > 2 * pool.number:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

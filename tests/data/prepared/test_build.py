@@ -387,7 +387,7 @@ def test_an_image_that_changes_for_a_moment_is_not_believed(
     good, status = path.read_bytes(), path.stat()
 
     def unsteady(name):
-        if name == path:
+        if name == str(path):
             path.unlink()
             if change == "edited":
                 Image.new("RGB", (8, 8), "blue").save(path)
@@ -430,7 +430,7 @@ def test_kept_rows_are_not_decoded_again(frame, root, monkeypatch):
     decoded, read = [], decoding.read
 
     def spy(path):
-        decoded.append(path.name)
+        decoded.append(os.path.basename(path))
         return read(path)
 
     monkeypatch.setattr(decoding, "read", spy)
@@ -495,7 +495,7 @@ def test_repaired_images_are_noticed(frame, root, monkeypatch):
     read, denied = decoding.read, [root / "3.png"]
 
     def deny(path):
-        if path in denied:
+        if pathlib.Path(path) in denied:
             raise faults.UnreadableImageError("no", faults.UNREADABLE)
         return read(path)
 

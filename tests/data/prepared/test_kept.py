@@ -7,13 +7,14 @@ from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
 
 
-def rows_and_data(cells, sizes):
+def rows_and_sizes(cells, sizes):
     frame = pd.DataFrame(cells, columns=table.COLUMNS)
     images = [name for name in frame["image"].unique() if name]
     times = np.arange(len(images))
     status = (np.array(sizes[: len(images)]), times)
     data = identity.Data("", len(frame), images, images, *status)
-    return frame, data
+    of_rows, _ = kept.Images(frame, data).status()
+    return frame, of_rows
 
 
 def row(number, **changes):
@@ -32,19 +33,19 @@ def test_keys_depend_on_each_cell_and_on_the_image():
     cases += [(row(0, text="ab", group="c"), 5)]
     cases += [(row(0, text="a", group="bc"), 5)]
     for cells, size in cases:
-        frame, data = rows_and_data([cells], [size])
-        key = kept.keys(frame, data, 7)
-        np.testing.assert_array_equal(key, kept.keys(frame, data, 7))
+        frame, sizes = rows_and_sizes([cells], [size])
+        key = kept.keys(frame, sizes, 7)
+        np.testing.assert_array_equal(key, kept.keys(frame, sizes, 7))
         seen.add(tuple(key[0].tolist()))
-        assert (kept.keys(frame, data, 8) != key).any()
+        assert (kept.keys(frame, sizes, 8) != key).any()
     assert len(seen) == len(cases)
 
 
 def test_a_key_does_not_depend_on_the_other_rows():
-    frame, data = rows_and_data([row(0), row(1), row(2, image="")], [5, 6])
-    alone, data_alone = rows_and_data([row(1)], [6])
+    frame, sizes = rows_and_sizes([row(0), row(1), row(2, image="")], [5, 6])
+    alone, size_alone = rows_and_sizes([row(1)], [6])
     np.testing.assert_array_equal(
-        kept.keys(frame, data, 7)[1:2], kept.keys(alone, data_alone, 7)
+        kept.keys(frame, sizes, 7)[1:2], kept.keys(alone, size_alone, 7)
     )
 
 
