@@ -32,6 +32,7 @@ def stage(run: str, table: str) -> ConfigDict:
     config.data.cached_text = True
     config.model.image.name = "efficientnet-lite0"
     config.model.image.batch_norm = "frozen"
+    config.model.image.chunk = 8
     config.model.text.name = "minilm"
     config.model.text.dropout = 0.0
     config.model.drop_image = 0.3

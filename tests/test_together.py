@@ -87,4 +87,4 @@ def test_baselines_need_one_process(color_run, compiled):
         *("evaluate", 2, compiled, f"--workdir={color_run}", "--baselines"),
     )
     assert [one.code for one in ended] == [2, 2]
-    assert "The baselines can only be evaluated by one process" in ended[0].error
+    assert "baselines can only be evaluated by one process" in ended[0].error

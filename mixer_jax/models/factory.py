@@ -89,22 +89,32 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
       The module, without a text encoder if the fusion does not use the text.
 
     Raises:
-      UserError: if a name is unknown.
+      UserError: if a name is unknown, or batch statistics would be those of
+        a chunk.
     """
     fusion = choose(FUSIONS, config.fusion, "fusion")
     batch_norm = choose(
         _BATCH_NORMS, config.image.batch_norm, "batch_norm mode"
     )
+    image_encoder = make_encoder(
+        "image_encoder",
+        config.image.name,
+        batch_norm=batch_norm,
+        dropout=config.image.dropout,
+        drop_path=config.image.drop_path,
+        remat=config.image.remat,
+        dtype=dtype,
+    )
+    if config.image.chunk and getattr(image_encoder, "batch_norm", "") == (
+        "train"
+    ):
+        raise UserError(
+            f"model.image.chunk is {config.image.chunk}, but batch statistics "
+            f"of {config.image.name} need the whole batch. Set "
+            "model.image.batch_norm=frozen or model.image.chunk=0."
+        )
     return Mixer(
-        image_encoder=make_encoder(
-            "image_encoder",
-            config.image.name,
-            batch_norm=batch_norm,
-            dropout=config.image.dropout,
-            drop_path=config.image.drop_path,
-            remat=config.image.remat,
-            dtype=dtype,
-        ),
+        image_encoder=image_encoder,
         text_encoder=make_encoder(
             "text_encoder",
             config.text.name,
@@ -122,6 +132,7 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
         memory_norm=choose(_MEMORY_NORMS, config.memory_norm, "memory_norm"),
         drop_image=config.drop_image if fusion.uses_text else 0.0,
         drop_text=config.drop_text if fusion.uses_text else 0.0,
+        image_chunk=config.image.chunk,
         dtype=dtype,
     )
 

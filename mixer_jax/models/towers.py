@@ -130,6 +130,45 @@ def drop_parts(
     return has_image & ~hidden, token_mask
 
 
+def in_chunks(
+    encoder: nn.Module, images_BxHxWx3: jax.Array, chunk: int, train: bool
+) -> jax.Array:
+    """Encodes a few images at a time, one chunk after the other.
+
+    The intermediate results of a small chunk stay in a CPU's cache, and those
+    of a frozen encoder need no more memory than one chunk's.
+
+    Args:
+      encoder: the image encoder; it must encode each image by itself.
+      images_BxHxWx3: the images; their rows may be sharded over the devices.
+      chunk: the maximum number of images per chunk, over all devices; a
+        multiple of the number of devices leaves every image on its device.
+        0 encodes all images at once.
+      train: whether this is a training step.
+
+    Returns:
+      Patches [B, P, Ci], as from the encoder.
+    """
+    count = images_BxHxWx3.shape[0]
+    chunks = -(-count // chunk) if chunk else 1
+    if chunks == 1 or encoder.is_initializing():
+        return encoder(images_BxHxWx3, train=train)
+    size = -(-count // chunks)
+    rest = ((0, 0),) * (images_BxHxWx3.ndim - 1)
+    padded = jnp.pad(images_BxHxWx3, ((0, size * chunks - count), *rest))
+    # A chunk takes every n-th image, and with it some of each device's.
+    parts = padded.reshape(size, chunks, *padded.shape[1:])
+    encode = nn.scan(
+        lambda encoder, _, part: ((), encoder(part, train=train)),
+        variable_broadcast=True,
+        split_rngs={"params": False, "dropout": True},
+        in_axes=1,
+        out_axes=1,
+    )
+    _, patches = encode(encoder, (), parts)
+    return patches.reshape(-1, *patches.shape[2:])[:count]
+
+
 class Mixer(nn.Module):
     """Query and document towers with shared encoders.
 
@@ -146,6 +185,7 @@ class Mixer(nn.Module):
       memory_norm: the normalization of the concept memory.
       drop_image: see `drop_parts`; only in training.
       drop_text: see `drop_parts`; only in training.
+      image_chunk: see `in_chunks`.
       dtype: dtype of the computation; parameters and embeddings are float32.
     """
 
@@ -159,6 +199,7 @@ class Mixer(nn.Module):
     memory_norm: str = "double"
     drop_image: float = 0.0
     drop_text: float = 0.0
+    image_chunk: int = 0
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -179,7 +220,7 @@ class Mixer(nn.Module):
     def __call__(
         self, batch: Batch, train: bool = False
     ) -> dict[str, jax.Array]:
-        """Embeds a training batch; encodes all images in one call.
+        """Embeds a training batch; encodes all images together.
 
         Args:
           batch: a batch of the data pipeline: `query` with `image`
@@ -209,9 +250,8 @@ class Mixer(nn.Module):
             query_patches = self._patches(query, train)
             patches = self._patches(document, train)
         else:
-            both = self.image_encoder(
-                interleave(query["image"], document["image"]), train=train
-            )
+            images = interleave(query["image"], document["image"])
+            both = self.encode_images(images, train)
             query_patches, patches = both[::2], both[1::2]
         has_image, mask = document["has_image"], document["token_mask"]
         if train and (self.drop_image or self.drop_text):
@@ -240,7 +280,7 @@ class Mixer(nn.Module):
         self, images: jax.Array, train: bool = False
     ) -> jax.Array:
         """Encodes images [B, H, W, 3] as patches [B, P, Ci]."""
-        return self.image_encoder(images, train=train)
+        return in_chunks(self.image_encoder, images, self.image_chunk, train)
 
     def encode_texts(
         self, tokens: jax.Array, token_mask: jax.Array, train: bool = False
@@ -272,7 +312,7 @@ class Mixer(nn.Module):
     def _patches(self, part, train):
         if "patches" in part:
             return part["patches"].astype(self.dtype)
-        return self.image_encoder(part["image"], train=train)
+        return self.encode_images(part["image"], train)
 
     def _vectors(self, document, mask, train):
         if self.text_encoder is None:

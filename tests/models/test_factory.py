@@ -90,9 +90,10 @@ def test_pretrained_weights_replace_the_encoders(config):
             "froze",
             "no batch_norm mode.*did you mean 'frozen'",
         ),
+        ("image.chunk", 8, "is 8, but batch statistics of resnet.*=frozen or"),
     ],
 )
-def test_unknown_name_error_suggests_and_lists_names(
+def test_invalid_values_are_refused_with_valid_ones(
     config, key, value, message
 ):
     config.model.update_from_flattened_dict({key: value})

@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from mixer_jax.models.towers import (
     Mixer,
     align,
     drop_parts,
+    in_chunks,
     interleave,
     normalize,
 )
@@ -307,6 +309,67 @@ def test_sharded_gradients_match_unsharded(num_devices):
         actual,
         expected,
     )
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+def test_chunks_of_images_change_nothing(chunk, num_devices):
+    """Neither embeddings nor gradients; 3 does not divide the 16 images."""
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    batch = _batch()
+    whole, parts = (
+        _mixer(image_chunk=size).clone(
+            image_encoder=TinyEncoder(batch_norm="frozen")
+        )
+        for size in (0, chunk)
+    )
+    variables = _init(whole, batch)
+    same = _init(parts, batch)
+    jax.tree.map(np.testing.assert_array_equal, variables, same)
+
+    def step(model, variables, batch):
+        def loss(params):
+            out, _ = model.apply(
+                {**variables, "params": params},
+                batch,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+            )
+            weight = jnp.arange(1.0, 7.0)[None]
+            return jnp.sum((out["query"] - 2 * out["document"]) * weight), out
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    expected = jax.jit(functools.partial(step, whole))(variables, batch)
+    actual = jax.jit(functools.partial(step, parts))(
+        jax.device_put(variables, mesh_lib.replicated(mesh)),
+        mesh_lib.put_batch(batch, mesh),
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        actual,
+        expected,
+    )
+
+
+def test_chunks_of_images_move_no_rows_between_devices():
+    """If the size of a chunk is a multiple of the number of devices."""
+    mesh = mesh_lib.make_mesh()
+    encoder = TinyEncoder(batch_norm="frozen")
+    images = np.zeros((32, 8, 8, 3), np.uint8)
+    variables = jax.jit(encoder.init)(jax.random.key(0), images)
+    encode = jax.jit(
+        lambda variables, images: nn.apply(
+            lambda encoder, x: in_chunks(encoder, x, 16, train=False), encoder
+        )(variables, images)
+    )
+    compiled = encode.lower(
+        jax.device_put(variables, mesh_lib.replicated(mesh)),
+        jax.device_put(images, mesh_lib.rows(mesh)),
+    ).compile()
+    text = compiled.as_text()
+    assert "while" in text
+    assert not re.search("all-gather|all-to-all|collective-permute", text)
 
 
 def test_bfloat16_is_near_float32():

@@ -35,7 +35,7 @@ class Images:
         self.places = distinct.get_indexer(frame["image"])
 
     def status(self) -> np.ndarray:
-        """Returns size and time of each row's image, int64 [2, N]; 0 if none."""
+        """Returns size and time of each row's image, int64 [2, N]; or 0."""
         found = np.stack([self.data.sizes, self.data.times], axis=1)
         return np.ascontiguousarray(self.per_row(found).T)
 
@@ -55,14 +55,13 @@ class Images:
           values: `[N, ...]`, values of each row's image; 0 for unknown ones.
         """
         known = (self.places >= 0) & values.any(1)
-        found = np.zeros((len(self.data.images), *values.shape[1:]), values.dtype)
+        shape = len(self.data.images), *values.shape[1:]
+        found = np.zeros(shape, values.dtype)
         found[self.places[known]] = values[known]
         return found
 
 
-def keys(
-    frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int
-) -> np.ndarray:
+def keys(frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int) -> np.ndarray:
     """Returns a hash of each row, uint64 [N, 2].
 
     It depends on the cells, on the size of the image, and on the limit that its

@@ -106,6 +106,7 @@ def defaults() -> ConfigDict:
     model.image.dropout = 0.0  # for encoders that have dropout
     model.image.drop_path = 0.1  # swin: share of images that skip a block
     model.image.remat = False  # recompute activations to save memory
+    model.image.chunk = 0  # images encoded at a time; 0: all; 8 suits CPUs
     model.text = ConfigDict()
     model.text.name = "bert-base"  # the text encoder
     model.text.pretrained = ""  # like model.image.pretrained

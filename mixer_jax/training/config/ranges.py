@@ -37,6 +37,7 @@ _RANGES: tuple[tuple[float, float, Sequence[str]], ...] = (
             "data.threads",
             "data.workers",
             "head.margin_power",
+            "model.image.chunk",
             "optimizer.learning_rate",
             "optimizer.weight_decay",
             "proxies.imprint_samples",

@@ -20,6 +20,7 @@ def test_defaults_are_in_range():
         ("steps", 1, 0),
         ("monitors.plateau_window", 2, 1),
         ("data.workers", 0, -1),
+        ("model.image.chunk", 0, -1),
         ("seed", 2**63 - 1, 2**63),
         ("steps", 2**31 - 1, 2**31),
         ("head.chunk", 2**31 - 1, 10**30),
