@@ -72,12 +72,17 @@ def keys(frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int) -> np.ndarray:
       sizes: int64 `[N]`, the size of each row's image.
       max_pixels: see `decoding.decode`.
     """
-    cells = [frame[name].to_numpy(object) for name in table.COLUMNS]
     out = np.full((len(frame), 2), max_pixels, np.uint64)
-    for column, seed in enumerate(_SEEDS):
-        for values in (*cells, sizes.astype(np.uint64)):
+    columns = [frame[name].to_numpy(object) for name in table.COLUMNS]
+    for values in (*columns, sizes.astype(np.uint64)):
+        # Most columns repeat their cells.
+        codes, distinct = pd.factorize(values)
+        for column, seed in enumerate(_SEEDS):
+            hashes = pd.util.hash_array(
+                distinct, hash_key=seed, categorize=False
+            )
             out[:, column] *= _FACTOR
-            out[:, column] ^= pd.util.hash_array(values, hash_key=seed)
+            out[:, column] ^= hashes[codes]
     return out
 
 
