@@ -120,21 +120,6 @@ def test_damaged_file_is_named(started, content):
         workdir.check_config(started, config_lib.defaults())
 
 
-def test_marks_of_killed_runs_are_removed(tmp_path, bucket, monkeypatch):
-    monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(workdir.processes, "gather", lambda _, x: [x, x])
-    for folder in (tmp_path / "run", paths.make(f"{bucket}/run")):
-        paths.make_folder(folder)
-        paths.write(folder / ".shared-1", "")
-        workdir.prepare(folder, config_lib.defaults(), ["a", "b"])
-        names = {path.name for path in folder.iterdir()}
-        assert names - {"checkpoints"} == {
-            "config.json",
-            "categories.json",
-            "origin.json",
-        }
-
-
 @pytest.mark.parametrize("content", ["[]", "null", "3", "[" * 100_000])
 @pytest.mark.parametrize("name", [workdir.CONFIG, workdir.ORIGIN])
 def test_json_of_another_type_counts_as_damaged(started, name, content):
