@@ -242,8 +242,9 @@ def prepare(
         sharing.check(
             workdir,
             "The workdir",
-            "a checkpoint needs a folder that all of them share. Use a bucket, "
-            "as in --workdir=gs://BUCKET/runs/stage1, or a network file system.",
+            "a checkpoint needs a folder that all of them share. Use a "
+            "bucket, as in --workdir=gs://BUCKET/runs/stage1, or a network "
+            "file system.",
         )
 
 

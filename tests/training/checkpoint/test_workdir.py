@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import workdir
 from mixer_jax.training.config import defaults as config_lib
