@@ -1,12 +1,12 @@
 """Frozen encoders without trained weights, for the categorize command.
 
 python tests/small_encoders.py categorize --image-encoder=small ... runs
-mixer_jax.categorize. The environment may set
+mixer_jax.categorize. The environment sets LOG and may set the others:
 
   PARTS   the number of images or texts per part
   LOG     a file that gets a line for each encoded part
-  STALL   the number of parts after which a process stops working, without
-          ending
+  STALL   the number of parts after which a process logs "stalled", and stops
+          working without ending
 """
 
 import os
@@ -73,14 +73,13 @@ def observe():
         encode = getattr(features, name)
 
         def encode_and_log(*given, **options):
-            if len(done) == stall:
+            stalls = len(done) == stall
+            with open(os.environ["LOG"], "a") as file:
+                file.write(f"{'stalled' if stalls else given[1][0]}\n")
+            if stalls:
                 time.sleep(3600)
             done.append(name)
-            found = encode(*given, **options)
-            if "LOG" in os.environ:
-                with open(os.environ["LOG"], "a") as file:
-                    file.write(f"{name} {given[1][0]}\n")
-            return found
+            return encode(*given, **options)
 
         setattr(features, name, encode_and_log)
 

@@ -57,7 +57,7 @@ def test_other_commands_need_no_config(dry_run, script):
 
 
 def test_the_job_of_slurm_runs_the_command(project, tmp_path):
-    words, variables = SCRIPTS["slurm.sh"]
+    _, variables = SCRIPTS["slurm.sh"]
     copy = tmp_path / "slurm_script"
     copy.write_bytes((project.folder / "launch/slurm.sh").read_bytes())
     given = ["bash", str(copy), "--dry-run", "--", *OPTIONS]
