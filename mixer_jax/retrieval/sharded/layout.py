@@ -33,6 +33,7 @@ from mixer_jax.runtime.text import quoted
 FORMAT = 1  # incremented on changes that older versions cannot read
 MANIFEST, SKIPPED, WORK = "manifest.json", "skipped.csv", ".work"
 SETTINGS, PLAN = f"{WORK}/settings.json", f"{WORK}/plan.json"
+ROWS, DONE = f"{WORK}/rows", f"{WORK}/done"
 FOLDERS = {table.QUERY: "queries", table.DOCUMENT: "documents"}
 ID, EMBEDDING = "sample_id", "embedding"  # columns of the parts
 REMEDY = "embed the table again with python -m mixer_jax.embed"
@@ -53,6 +54,7 @@ class Settings:
       batch_size: the number of samples per batch, over all devices.
       device_rows: the number of samples per batch and device in the first run,
         which later runs reuse.
+      format: the version of the folder's format.
     """
 
     fingerprint: str
@@ -62,6 +64,7 @@ class Settings:
     shard_rows: int
     batch_size: int
     device_rows: int
+    format: int = FORMAT
 
 
 class Shard(NamedTuple):
@@ -89,12 +92,12 @@ class Shard(NamedTuple):
     @property
     def rows_name(self) -> str:
         """The name of the file of the shard's rows."""
-        return f"{WORK}/rows/{FOLDERS[self.role]}-{self.number:05}.parquet"
+        return f"{ROWS}/{FOLDERS[self.role]}-{self.number:05}.parquet"
 
     @property
     def result_name(self) -> str:
         """The name of the file of the shard's result."""
-        return f"{WORK}/done/{FOLDERS[self.role]}-{self.number:05}.json"
+        return f"{DONE}/{FOLDERS[self.role]}-{self.number:05}.json"
 
 
 class Skipped(NamedTuple):
@@ -180,13 +183,18 @@ def begin(folder: paths.Path, settings: Settings) -> Settings:
       UserError: if the folder was begun with other settings.
     """
     found = _read_settings(folder)
+    made_with = settings.fingerprint
+    if found is not None:
+        made_with = found.fingerprint
+    elif (folder / MANIFEST).exists():  # copied without its hidden files
+        made_with = read_manifest(folder)["fingerprint"]
+    if made_with != settings.fingerprint:
+        other = f"another model (fingerprint {made_with})"
+        raise _refusal(folder, f"were made with {other}")
     if found is None:
         text = json.dumps(dataclasses.asdict(settings), indent=2) + "\n"
         write_bytes(folder / SETTINGS, text.encode())
         return settings
-    if found.fingerprint != settings.fingerprint:
-        other = f"another model (fingerprint {found.fingerprint})"
-        raise _refusal(folder, f"were made with {other}")
     for name in ("shard_rows", "batch_size"):
         before = getattr(found, name)
         if before != getattr(settings, name):
@@ -202,8 +210,10 @@ def _read_settings(folder: paths.Path) -> Settings | None:
     with contextlib.suppress(FileNotFoundError):
         text = (folder / SETTINGS).read_text("utf-8")
         with contextlib.suppress(ValueError, TypeError):
-            return Settings(**json.loads(text))
-        raise _refusal(folder, f"have a damaged or newer {SETTINGS}")
+            found = Settings(**json.loads(text))
+            if found.format == FORMAT:
+                return found
+        raise _refusal(folder, f"have a damaged {SETTINGS} or another format")
     return None
 
 
@@ -229,12 +239,22 @@ def write_result(folder: paths.Path, shard: Shard, result: Result) -> None:
     write_bytes(folder / shard.result_name, text.encode())
 
 
-def write_bytes(path: paths.Path, content: bytes) -> None:
-    """Writes a file atomically."""
+def write_bytes(
+    path: paths.Path, content: bytes, *, passing: bool = False
+) -> None:
+    """Writes a file atomically; one that is `passing` is not synced to disk."""
     if paths.is_remote(path):
         path.write_bytes(content)
     else:
-        files.write(path, lambda draft: draft.write_bytes(content))
+        files.write(
+            path, lambda draft: draft.write_bytes(content), one_of_many=passing
+        )
+
+
+def remove_rows(folder: paths.Path) -> None:
+    """Removes the rows of all shards, which only an unfinished run needs."""
+    for path in paths.glob(folder / ROWS, "*"):
+        path.unlink(missing_ok=True)
 
 
 def part_hash(folder: paths.Path, name: str) -> str:
@@ -255,8 +275,9 @@ def parts(folder: paths.Path) -> set[str]:
 
 def result_names(folder: paths.Path) -> set[str]:
     """Returns the names of all recorded results in a folder."""
-    found = paths.glob(folder / WORK / "done", "*.json")
-    return {f"{WORK}/done/{path.name}" for path in found}
+    return {
+        f"{DONE}/{path.name}" for path in paths.glob(folder / DONE, "*.json")
+    }
 
 
 def write_manifest(

@@ -126,7 +126,7 @@ class _Kept:
         content = io.BytesIO()
         pq.write_table(pa.table(columns), content, compression="zstd")
         path = self.folder / shard.rows_name
-        layout.write_bytes(path, content.getvalue())
+        layout.write_bytes(path, content.getvalue(), passing=True)
         self.number += 1
         return shard
 

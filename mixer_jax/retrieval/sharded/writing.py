@@ -1,6 +1,5 @@
 """Writes the embeddings of a table, shard by shard, in all processes."""
 
-import contextlib
 import hashlib
 import io
 import os
@@ -317,9 +316,7 @@ def _finish(
         listing.unlink(missing_ok=True)
     whole = list(zip(shards, made, strict=True))
     layout.write_manifest(folder, settings, whole)
-    for shard in shards:
-        with contextlib.suppress(*paths.failures()):
-            (folder / shard.rows_name).unlink()
+    layout.remove_rows(folder)
     queries, documents = (
         sum(result.rows for shard, result in whole if shard.role == role)
         for role in (table.QUERY, table.DOCUMENT)

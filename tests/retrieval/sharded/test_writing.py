@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pytest
 from mixer_jax import embed
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval.sharded import embedder, layout, reading, writing
+from mixer_jax.runtime import paths
 
 SHARD_ROWS = 5
 
@@ -110,10 +112,10 @@ def test_finished_shards_are_kept(run, tmp_path, embedded, monkeypatch, capsys):
     embedded.clear()
     write = layout.write_bytes
 
-    def fail_late(path, content):
+    def fail_late(path, content, **options):
         if path.name == "part-00001.parquet" and "documents" in str(path):
             raise KeyboardInterrupt
-        write(path, content)
+        write(path, content, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(layout, "write_bytes", fail_late)
@@ -236,7 +238,15 @@ def test_other_options_are_refused(run, colors, color_run, tmp_path, capsys):
     )
     settings.write_text("{}")
     assert run() == 2
-    assert "damaged or newer .work/settings.json" in capsys.readouterr().err
+    assert "damaged .work/settings.json or another" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out" / layout.WORK)
+    manifest = tmp_path / "out" / layout.MANIFEST
+    text = manifest.read_text()
+    recorded = json.loads(text)["fingerprint"]
+    manifest.write_text(text.replace(recorded, "1" * 32))
+    assert run() == 2
+    assert "another model (fingerprint 111" in capsys.readouterr().err
+    manifest.write_text(text)
     assert contents(tmp_path / "out") == whole
 
 
@@ -255,6 +265,35 @@ def test_a_full_disk_is_noticed_before_the_work(
         capsys.readouterr().err,
     )
     assert not embedded
+
+
+def test_a_bucket_holds_the_same_embeddings(
+    run, bucket, tmp_path, embedded, monkeypatch
+):
+    assert run() == 0
+    out = paths.make(f"{bucket}/embeddings")
+    embedded.clear()
+    write, parts = layout.write_bytes, []
+
+    def fail_late(path, content, **options):
+        parts.extend([path.name] * (path.suffix == ".parquet"))
+        if parts.count("part-00002.parquet") == 2:
+            raise KeyboardInterrupt
+        write(path, content, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "write_bytes", fail_late)
+        assert run(f"--out={out}") == 75
+    assert len(embedded) == 24
+    embedded.clear()
+    assert run(f"--out={out}") == 0
+    assert len(embedded) == 2
+    here = tmp_path / "out"
+    for name, content in contents(here).items():
+        assert (out / name).read_bytes() == content
+    np.testing.assert_array_equal(
+        reading.read(out).query_embeddings, reading.read(here).query_embeddings
+    )
 
 
 def test_embeddings_do_not_depend_on_the_devices(run, tmp_path, monkeypatch):
