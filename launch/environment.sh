@@ -111,6 +111,33 @@ need_program() {
   fi
 }
 
+# Sets $module to the command that the hosts run, COMMAND, which is the training
+# by default. The training also needs CONFIG and WORKDIR.
+need_command() {
+  module=${COMMAND:-main}
+  case $module in
+    main)
+      need CONFIG "the run's config" configs/stage2.py
+      need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
+      ;;
+    categorize | embed | evaluate) ;;
+    *)
+      reject "COMMAND=$COMMAND: several hosts cannot run it; known: main," \
+        "categorize, embed, evaluate."
+      ;;
+  esac
+}
+
+# Sets $program to the words that start $module.
+# shellcheck disable=SC2034 # The scripts use it.
+set_program() {
+  program=("$venv/bin/python" -m "mixer_jax.$module")
+  if [[ $module == main ]]; then
+    check_config
+    program+=("--config=$CONFIG" "--workdir=$WORKDIR")
+  fi
+}
+
 # Checks that CONFIG names a file here, as configs/stage1.py:runlocal does.
 check_config() {
   local files file=$CONFIG

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the training on a TPU slice of the GKE cluster that kubectl points at.
+# Runs the training, or another command, on a TPU slice of the GKE cluster that
+# kubectl points at.
 #
 #   launch/gke.sh render|apply [--spot] [-- --config.KEY=VALUE ...]
 #   launch/gke.sh status|delete
@@ -14,7 +15,8 @@
 # Environment variables: NAME, ACCELERATOR, TOPOLOGY, IMAGE, CONFIG, WORKDIR and
 # DATA (gs://...); an error explains missing ones. Optional: NAMESPACE,
 # SERVICE_ACCOUNT, and CHIPS_PER_HOST if the machines of the node pool do not
-# have GKE's default size for the slice.
+# have GKE's default size for the slice. COMMAND=categorize, embed or evaluate
+# runs that command, with the options after -- instead of CONFIG and WORKDIR.
 
 # shellcheck disable=SC2034,SC2153 # Variables are checked and used by name.
 set -euo pipefail
@@ -61,8 +63,7 @@ case $command in
     need TOPOLOGY "the topology of the slice" 16x16
     need IMAGE "the image built from launch/gke/Dockerfile" \
       my-registry/my-project/mixer_jax:1
-    need CONFIG "the run's config" configs/stage2.py
-    need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
+    need_command
     need DATA "what to copy to data/ on every host" gs://my-bucket/data
     ;;
 esac
@@ -110,12 +111,14 @@ escape() {
 }
 
 render() {
-  local yaml option name lines="" CHIPS HOSTS
+  local yaml option name word command_lines="" lines="" CHIPS HOSTS
   local plain='expected a plain value, without spaces or quotes.'
   check TOPOLOGY '^[1-9][0-9]*(x[1-9][0-9]*){1,2}$' \
     "expected chips along two or three axes, as in 16x16 or 4x4x4."
-  check WORKDIR '^gs://.' \
-    "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
+  if [[ $module == main ]]; then
+    check WORKDIR '^gs://.' \
+      "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
+  fi
   check DATA '^gs://.' \
     "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
   check ACCELERATOR '^[-a-z0-9]+$' "$plain"
@@ -124,9 +127,13 @@ render() {
   check SERVICE_ACCOUNT '^[-.a-z0-9]+$' "$plain"
   CHIPS_PER_HOST=${CHIPS_PER_HOST:-}
   check CHIPS_PER_HOST '^(|[1-9][0-9]*)$' "expected a whole number."
-  check_config
+  set_program
   count_hosts
-  for name in CONFIG WORKDIR DATA; do escape "$name"; done
+  escape DATA
+  for word in "${program[@]}"; do
+    escape word
+    command_lines+="                    - \"$word\""$'\n'
+  done
   for option in ${extra[@]+"${extra[@]}"}; do
     escape option
     lines+="                    - \"$option\""$'\n'
@@ -135,6 +142,10 @@ render() {
     case $yaml in
       '# '* | '#') continue ;;
       *'# --spot') if ! $spot; then continue; fi ;;
+      *@PROGRAM@*)
+        printf '%s' "$command_lines"
+        continue
+        ;;
       *@EXTRA@*)
         printf '%s' "$lines"
         continue

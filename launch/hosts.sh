@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the training on several hosts, GPU or CPU, over ssh.
+# Runs the training, or another command, on several hosts, GPU or CPU, over ssh.
 #
 #   HOSTS="a b c" CONFIG=configs/stage2.py WORKDIR=gs://my-bucket/runs/stage2 \
 #     launch/hosts.sh run [--dry-run] [-- --config.KEY=VALUE ...]
+#   HOSTS="a b c" COMMAND=embed launch/hosts.sh run -- --workdir=... --out=...
 #   HOSTS="a b c" launch/hosts.sh status|logs|profile|stop
 #
 # run starts a process on every host unless the run has already started, follows
@@ -17,7 +18,8 @@
 # the same folder on every host: DIRECTORY, by default the folder on this one.
 # WORKDIR is gs://... or a folder that all hosts share, as over NFS; the
 # training checks this. Optional: PORT=8476, the coordinator's port; NAME=run,
-# to tell several runs apart; SSH_OPTIONS="-p 2222".
+# to tell several runs apart; SSH_OPTIONS="-p 2222"; COMMAND=categorize, embed
+# or evaluate, which gets the options after -- instead of CONFIG and WORKDIR.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -55,10 +57,7 @@ case $command in
 esac
 
 need HOSTS "the hosts, the coordinator first" '"a b c"'
-if [[ $command == run ]]; then
-  need CONFIG "the run's config" configs/stage2.py
-  need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
-fi
+if [[ $command == run ]]; then need_command; fi
 check_needs
 read -r -d '' -a hosts <<<"$HOSTS" || true # read returns 1 at the end of input.
 count=${#hosts[@]}
@@ -88,13 +87,12 @@ worker() {
 
 # Starts process $index on $host.
 start() {
-  local training=("$venv/bin/python" -m mixer_jax.main "--config=$CONFIG"
-    "--workdir=$WORKDIR")
+  local words=("${program[@]}")
   if ((count > 1)); then
-    training+=("--coordinator=$coordinator" "--processes=$count"
+    words+=("--coordinator=$coordinator" "--processes=$count"
       "--process=$index")
   fi
-  worker start -- "${training[@]}" ${extra[@]+"${extra[@]}"}
+  worker start -- "${words[@]}" ${extra[@]+"${extra[@]}"}
 }
 
 # Runs a command for all hosts, in parallel unless this is a dry run. Returns 0
@@ -168,7 +166,7 @@ follow() {
 }
 
 if [[ $command == run ]]; then
-  check_config
+  set_program
   if $dry_run; then
     everywhere start
     everywhere worker status

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Runs the training on a Slurm cluster, and requeues it until it finishes.
+# Runs the training, or another command, on a Slurm cluster, and requeues it
+# until it finishes.
 #
 #   NODES=4 GPUS=8 CONFIG=configs/stage2.py WORKDIR=/nfs/runs/stage2 \
 #     launch/slurm.sh [--dry-run] [-- --config.KEY=VALUE ...]
+#   NODES=4 GPUS=8 COMMAND=embed launch/slurm.sh -- --workdir=... --out=...
 #
 # Called by hand, it checks its input and submits itself to sbatch. In the job,
 # it starts the training with srun, one process for each of a node's GPUS (if
@@ -11,8 +13,9 @@
 # the job is requeued. Other failures are restarted in place, at most
 # --max-restarts in a row without progress. All nodes must share the project's
 # folder, and WORKDIR unless it is in a bucket. Optional: NAME, the job's name;
-# TIME, its limit, as in 24:00:00; SBATCH_OPTIONS="--partition=gpu". --dry-run
-# prints every command and runs none.
+# TIME, its limit, as in 24:00:00; SBATCH_OPTIONS="--partition=gpu";
+# COMMAND=categorize, embed or evaluate, which gets the options after -- instead
+# of CONFIG and WORKDIR. --dry-run prints every command and runs none.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -50,12 +53,11 @@ done
 
 need NODES "the number of nodes" 4
 need GPUS "the number of GPUs per node, 0 for none" 8
-need CONFIG "the run's config" configs/stage2.py
-need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
+need_command
 check_needs
 check_number "NODES=$NODES"
 check_number "GPUS=$GPUS"
-check_config
+set_program
 check_name NAME "${NAME:-mixer_jax}"
 tasks=$((GPUS > 0 ? GPUS : 1)) # With GPUs, JAX gives each task one.
 
@@ -81,12 +83,13 @@ if [[ ${SLURM_JOB_END_TIME:-} =~ ^[0-9]+$ ]]; then
 fi
 code=0
 # After the first process ends, srun gives the others time to save.
-watched=(launch/babysit.sh "--workdir=$WORKDIR" --stop-on=75
+watched=(launch/babysit.sh)
+if [[ $module == main ]]; then watched+=("--workdir=$WORKDIR"); fi
+watched+=(--stop-on=75
   ${time_is_up:+"--stop-at=$time_is_up"}
   ${restart_options[@]+"${restart_options[@]}"} --
   srun --kill-on-bad-exit=0 "--wait=$before"
-  "$venv/bin/python" -m mixer_jax.main "--config=$CONFIG" "--workdir=$WORKDIR"
-  "$@")
+  "${program[@]}" "$@")
 printf '+ %s\n' "$(quoted "${watched[@]}")"
 if $dry_run; then exit; fi
 "${watched[@]}" || code=$?

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the training on a TPU VM pod, requested as a queued resource.
+# Runs the training, or another command, on a TPU VM pod, requested as a queued
+# resource.
 #
 #   launch/tpu_vm.sh create [--spot | --reserved]
 #   launch/tpu_vm.sh setup
@@ -20,7 +21,8 @@
 # Environment variables: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG,
 # WORKDIR (gs://...); an error explains those that are missing. DATA=gs://... is
 # copied into data/ on every host. CREATE_OPTIONS and SSH_OPTIONS are passed to
-# gcloud.
+# gcloud. COMMAND=categorize, embed or evaluate runs that command, with the
+# options after -- instead of CONFIG and WORKDIR.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
@@ -73,13 +75,13 @@ case $command in
     ;;
 esac
 case $command in
-  run | babysit)
-    need CONFIG "the run's config" configs/stage2.py
-    ;;
-esac
-case $command in
   create | setup | delete) ;;
-  *) need WORKDIR "where to write checkpoints" gs://my-bucket/runs/stage2 ;;
+  run | babysit) need_command ;;
+  *)
+    if [[ ${COMMAND:-main} == main ]]; then
+      need WORKDIR "where to write checkpoints" gs://my-bucket/runs/stage2
+    fi
+    ;;
 esac
 check_needs
 if [[ ! $NAME =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]]; then
@@ -92,9 +94,13 @@ for variable in WORKDIR DATA; do
       "gs://BUCKET/FOLDER."
   fi
 done
-if [[ -n ${CONFIG:-} ]]; then check_config; fi
-workdir=${WORKDIR:-}
-run_name=${workdir#gs://}
+if [[ -n ${module:-} ]]; then set_program; fi
+if [[ ${COMMAND:-main} == main ]]; then
+  workdir=${WORKDIR:-}
+  run_name=${workdir#gs://}
+else
+  run_name=$COMMAND
+fi
 run_name=${run_name//[!a-zA-Z0-9_.-]/-}
 split_words CREATE_OPTIONS
 create_options=(${words[@]+"${words[@]}"})
@@ -147,8 +153,7 @@ setup() {
 }
 
 start() {
-  on_hosts start -- "$venv/bin/python" -m mixer_jax.main "--config=$CONFIG" \
-    "--workdir=$WORKDIR" ${extra[@]+"${extra[@]}"} ||
+  on_hosts start -- "${program[@]}" ${extra[@]+"${extra[@]}"} ||
     {
       on_hosts end --grace=60 || true
       fail "the run could not be started on all hosts."

@@ -5,7 +5,8 @@
 
 Writes found.csv, unassigned.csv, categories.json (quality and chosen settings),
 identities.json (changes to the IDs of --previous) and a cache. The test samples
-of --truth become test rows of found.csv, never training rows.
+of --truth become test rows of found.csv, never training rows. Several processes
+can share the encoding of images and texts, like those of `mixer_jax.main`.
 """
 
 import argparse
@@ -13,14 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from mixer_jax.categories import click_log
 from mixer_jax.categories.find import find_categories
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data.images import checking
 from mixer_jax.data.tables import found as found_table
-from mixer_jax.models import factory, features
-from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.models import features
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import numbers, parsing, processes, terminal
 from mixer_jax.runtime.ownership import folder_lock
 
 
@@ -33,43 +37,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--truth", help="sample table of true categories, for evaluation")
     add("--image-encoder", default="efficientnet-lite0", help="frozen encoder")
     add("--text-encoder", default="minilm", help="frozen encoder")
-    pixels = numbers.whole(8, 4096)
-    add("--size", type=pixels, default=128, help="side of images, in pixels")
-    add(
-        "--max-skipped",
-        type=numbers.share,
-        default=0.01,
-        help="maximum share of unreadable images",
-    )
+    add("--size", type=numbers.whole(8, 4096), default=128, help="in pixels")
+    share = {"type": numbers.share, "default": 0.01}
+    add("--max-skipped", **share, help="maximum share of unreadable images")
     add("--previous", help="previous found.csv, whose category IDs are kept")
     add_flags(parser)
-    given = parser.parse_args(arguments)
-    return command.run(lambda: _run(given))
+    return processes.run_command(_run, parser, arguments)
 
 
 def _run(given: argparse.Namespace) -> None:
     found_table.check_out(given.out, given.truth)
-    with folder_lock.hold(given.out, "--out"):
+    with folder_lock.hold(given.out, "--out", together=True):
         _categorize(given)
 
 
 def _categorize(given: argparse.Namespace) -> None:
     settings, out = from_flags(given), given.out
-    encoders = given.image_encoder, given.text_encoder
-    factory.check_frozen("image_encoder", encoders[0])
-    factory.check_frozen("text_encoder", encoders[1])
-    sources = found_table.read_sources(
-        given.log, out, given.truth, given.previous
-    )
-    if sources.previous.note:
+    encoders = given.image_encoder, given.text_encoder, given.size
+    features.check_encoders(*encoders[:2])
+    inputs = given.log, out, given.truth, given.previous
+    sources = found_table.read_sources(*inputs)
+    if sources.previous.note and jax.process_index() == 0:
         terminal.say(sources.previous.note)
     kept, skipped = checking.check_images(
-        sources.samples, out, given.max_skipped
+        sources.samples, out, given.max_skipped, together=True
     )
     log = click_log.keep(sources.log, set(kept["sample_id"]))
     cache = Path(out, found_table.FEATURES)
-    shown = features.log_features(log, cache, *encoders, given.size)
-    found = find_categories(shown, log.clicks, settings)
+    features.share_log_features(log, cache, *encoders)
+    if jax.process_index() != 0:
+        return
+    shown = features.log_features(log, cache, *encoders)
+    mesh = mesh_lib.make_mesh(jax.local_devices())
+    found = find_categories(shown, log.clicks, settings, mesh)
     figures, changes = found_table.write(out, sources, kept, found)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))

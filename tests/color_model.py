@@ -1,10 +1,15 @@
 """A model without trained weights, and commands that use it.
 
-python tests/color_model.py embed --workdir=... runs mixer_jax.embed.
+python tests/color_model.py embed --workdir=... runs mixer_jax.embed. If the
+environment sets LOG, this file gets a line for each shard that is embedded; if
+it sets STALL, a process logs "stalled" after that number of shards, and stops
+working without ending.
 """
 
 import importlib
+import os
 import sys
+import time
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -46,7 +51,29 @@ def use_it(replace=setattr):
     replace(factory, "init_variables", init)
 
 
+def observe():
+    """Logs the embedded shards, and stalls, as the environment asks."""
+    from mixer_jax.retrieval.sharded import embedder
+
+    embed, done = embedder.Embedder.__call__, []
+    stall = int(os.environ.get("STALL", 10**9))
+
+    def embed_and_log(self, frame, *given):
+        stalls = len(done) == stall
+        line = "stalled" if stalls else frame["sample_id"].iloc[0]
+        with open(os.environ["LOG"], "a") as file:
+            file.write(f"{line}\n")
+        if stalls:
+            time.sleep(3600)
+        done.append(frame)
+        return embed(self, frame, *given)
+
+    embedder.Embedder.__call__ = embed_and_log
+
+
 if __name__ == "__main__":
     use_it()
+    if "LOG" in os.environ:
+        observe()
     command = importlib.import_module(f"mixer_jax.{sys.argv[1]}")
     sys.exit(command.main(sys.argv[2:]))

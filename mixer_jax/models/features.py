@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from mixer_jax.categories.evidence.graph import Features
 from mixer_jax.data.images import decoding
 from mixer_jax.data.stream import text
 from mixer_jax.models import factory
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 
@@ -45,13 +47,26 @@ def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
     return out.reshape(-1, *out.shape[2:])
 
 
-@partial(jax.jit, static_argnames="model")
-def _mean_patch(model, variables, image_BxSxSx3):
-    """Returns the mean patch vector of each image, f32 `[B, C]`."""
-    return _in_pieces(
-        lambda image: model.apply(variables, image).astype(jnp.float32).mean(1),
-        image_BxSxSx3,
-    )
+@partial(jax.jit, static_argnames=("model", "mesh"))
+def _mean_patch(model, mesh, variables, image_BxSxSx3):
+    """Returns the mean patch vector of each image, f32 `[B, C]`.
+
+    Every device runs the same program on its own rows, so that they have the
+    same bits for any number of devices.
+    """
+
+    def encode(variables, image):
+        return model.apply(variables, image).astype(jnp.float32).mean(1)
+
+    return jax.shard_map(
+        lambda variables, images: _in_pieces(
+            partial(encode, variables), images
+        ),
+        mesh=mesh,
+        in_specs=(jax.P(), jax.P(mesh_lib.AXIS)),
+        out_specs=jax.P(mesh_lib.AXIS),
+        check_vma=False,
+    )(variables, image_BxSxSx3)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -63,6 +78,12 @@ def _mean_token(model, variables, token_BxL, mask_BxL):
     return total_BxC / jnp.maximum(weight_BxLx1.sum(1), 1)
 
 
+def check_encoders(image_encoder: str, text_encoder: str) -> None:
+    """Raises a `UserError` unless weights exist for both encoders."""
+    factory.check_frozen("image_encoder", image_encoder)
+    factory.check_frozen("text_encoder", text_encoder)
+
+
 def log_features(
     log: ClickLog,
     path: str | Path,
@@ -70,7 +91,7 @@ def log_features(
     text_encoder: str,
     image_size: int,
 ) -> Features:
-    """Encodes the samples of a click log; see `categories.evidence.encoding`.
+    """Encodes the samples of a click log; see `encoding.encode`.
 
     Args:
       log: the click log.
@@ -80,15 +101,60 @@ def log_features(
       image_size: side of the scaled square images, in pixels.
 
     Raises:
-      UserError: if an encoder is unknown or an image cannot be read.
+      UserError: if an encoder is unknown, an image cannot be read, or the disk
+        has too little space.
     """
-    return encoding.encode(
-        log,
-        path,
-        f"{image_encoder} {image_size} {text_encoder}",
-        lambda paths: image_features(image_encoder, paths, image_size),
-        lambda texts: text_features(text_encoder, texts, length=_LOG_LENGTH),
-    )
+    work = _encoders(image_encoder, text_encoder, image_size)
+    return encoding.encode(log, path, **work)
+
+
+def share_log_features(
+    log: ClickLog,
+    path: str | Path,
+    image_encoder: str,
+    text_encoder: str,
+    image_size: int,
+) -> None:
+    """Encodes a log's samples in all processes; see `encode_together`.
+
+    Arguments and errors are those of `log_features`, which process 0 calls
+    afterwards.
+    """
+    work = _encoders(image_encoder, text_encoder, image_size)
+    encoding.encode_together(log, path, **work)
+
+
+def _encoders(
+    image_encoder: str, text_encoder: str, image_size: int
+) -> dict[str, Any]:
+    """Returns the keyword arguments of `encoding.encode`."""
+
+    def widths() -> tuple[int, int]:
+        images = jnp.zeros((1, image_size, image_size, 3), jnp.uint8)
+        tokens = jnp.zeros((1, 8), jnp.int32)
+        return (
+            _width("image_encoder", image_encoder, images),
+            _width("text_encoder", text_encoder, tokens, tokens > 0),
+        )
+
+    return {
+        "encoders": f"{image_encoder} {image_size} {text_encoder}",
+        "encode_images": lambda paths: image_features(
+            image_encoder, paths, image_size
+        ),
+        "encode_texts": lambda texts: text_features(
+            text_encoder, texts, length=_LOG_LENGTH
+        ),
+        "widths": widths,
+    }
+
+
+def _width(part: str, name: str, *inputs: jax.Array) -> int:
+    """Returns the number of elements of an encoder's vectors."""
+    model = factory.make_encoder(part, name, batch_norm="frozen")
+    key = jax.random.key(0)
+    vectors, _ = jax.eval_shape(model.init_with_output, key, *inputs)
+    return vectors.shape[-1]
 
 
 def image_features(
@@ -104,7 +170,8 @@ def image_features(
       name: name of a pretrained image encoder, such as "efficientnet-lite0".
       paths: paths of the image files.
       size: side of the encoder's square input images, in pixels.
-      batch_size: number of images per batch.
+      batch_size: number of images per batch and device; all devices of this
+        process are used.
       threads: number of threads that decode images while the encoder runs.
 
     Returns:
@@ -114,6 +181,10 @@ def image_features(
       UserError: if the name is unknown or an image cannot be read.
     """
     model, variables = factory.pretrained_image_encoder(name, size)
+    batches = max(-(-len(paths) // batch_size), 1)
+    mesh = mesh_lib.make_mesh(jax.local_devices()[:batches])
+    variables = jax.device_put(variables, mesh_lib.replicated(mesh))
+    batch_size *= mesh.size
     features = []
     with (
         threads_lib.pool(threads) as pool,
@@ -128,7 +199,10 @@ def image_features(
         for step, rows in enumerate(slices):
             batch = np.stack([future.result() for future in pending.pop()])
             pending += [decode(rows) for rows in slices[step + 1 : step + 2]]
-            encoded = _mean_patch(model, variables, _padded(batch, batch_size))
+            images = jax.device_put(
+                _padded(batch, batch_size), mesh_lib.rows(mesh)
+            )
+            encoded = _mean_patch(model, mesh, variables, images)
             features.append(np.asarray(encoded)[: len(batch)])
             count(len(batch))
     if not features:

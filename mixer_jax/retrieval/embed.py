@@ -3,21 +3,29 @@
 import os
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
+from mixer_jax.data.images import checking
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import files, paths, progress, results
+from mixer_jax.runtime import files, paths, progress, results, terminal
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
-T = TypeVar("T")
+SUFFIX = ".npz"
+_FILES = (
+    ".csv",
+    ".json",
+    ".npy",
+    ".parquet",
+    ".txt",
+)  # not suffixes of folders
 
 
 class Embeddings(NamedTuple):
@@ -27,6 +35,33 @@ class Embeddings(NamedTuple):
     query_embeddings: np.ndarray  # f32 [Q, D]
     document_ids: np.ndarray  # str [N]
     document_embeddings: np.ndarray  # f32 [N, D]
+
+
+class Written(NamedTuple):
+    """Embeddings that were written to a folder or to a file.
+
+    Attributes:
+      queries: the number of queries.
+      documents: the number of documents.
+      dim: the number of elements of an embedding.
+      skipped: the samples that were left out.
+    """
+
+    queries: int
+    documents: int
+    dim: int
+    skipped: table.Skipped
+
+    def __str__(self) -> str:
+        """Returns the counts for a message."""
+        return (
+            f"{self.queries} queries and {self.documents} documents (vectors "
+            f"with {self.dim} elements)"
+        )
+
+
+# The signature of `write`, which a function for another destination shares.
+Write = Callable[..., Written | None]
 
 
 def make_embedder(
@@ -134,14 +169,79 @@ def embed_table(
     )
 
 
+def write(
+    trained: Trained,
+    path: str | os.PathLike,
+    out: str | os.PathLike,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    max_skipped: float | None = None,
+) -> Written:
+    """Embeds a table's samples into an `.npz` file; see `save`.
+
+    All processes of a command call this; process 0 writes the file. Each of
+    them holds all embeddings in memory.
+
+    Args:
+      trained: the model.
+      path: the sample table.
+      out: the file.
+      mesh: the devices that batches are split over.
+      batch_size: samples embedded at once.
+      max_skipped: the maximum share of samples that may be left out because of
+        unreadable images; None for the value in the model's config.
+
+    Raises:
+      UserError: if the table is invalid, the disk has too little space, too
+        many images are unreadable, or the file cannot be written.
+    """
+    frame, data = table.read_table(path), trained.config.data
+    if jax.process_index() == 0:
+        need = 4 * trained.config.model.dim * len(frame)
+        subject = f"The embeddings of {len(frame):,} samples"
+        message = results.require_room(pathlib.Path(out).parent, need, subject)
+        terminal.say(message, console=terminal.Console(stderr=True))
+    root = table.folder(path)
+    frame, skipped = checking.check_images(
+        frame,
+        root,
+        data.max_skipped if max_skipped is None else max_skipped,
+        max_pixels=data.max_pixels,
+        together=True,
+    )
+    made = embed_table(trained, frame, root, mesh, batch_size)
+    if jax.process_index() == 0:
+        save(made, out)
+    counts = len(made.query_ids), len(made.document_ids)
+    return Written(*counts, trained.config.model.dim, skipped)
+
+
 def check_path(path: str | os.PathLike) -> None:
     """Raises a `UserError` unless embeddings can be written to `path`."""
     _check_suffix(path)
     files.check(path, "The embeddings")
 
 
+def is_folder(path: str | os.PathLike) -> bool:
+    """Returns whether embeddings are written to a folder, not to a file.
+
+    Raises:
+      UserError: if the path looks like that of another kind of file.
+    """
+    suffix = paths.make(path).suffix
+    if suffix == SUFFIX:
+        return False
+    if suffix in _FILES or os.path.isfile(path):
+        raise UserError(
+            "Embeddings are written to a folder or to a .npz file, but "
+            f"{os.fspath(path)} does not end in .npz."
+        )
+    return True
+
+
 def _check_suffix(path: str | os.PathLike) -> None:
-    if paths.local(path, "A file of embeddings").suffix != ".npz":
+    if paths.local(path, "A file of embeddings").suffix != SUFFIX:
         raise UserError(
             f"Embeddings are saved as .npz files, but {path} does not end in "
             ".npz."

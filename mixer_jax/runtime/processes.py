@@ -31,6 +31,9 @@ from jax.experimental import multihost_utils
 from mixer_jax.runtime import command, parsing
 from mixer_jax.runtime.errors import UserError
 
+# Seconds to wait for processes whose work may take days; a lost process ends
+# the wait.
+PATIENCE = 30 * 86400.0
 WRONG, HUNG = command.WRONG, command.HUNG
 PREEMPTED = command.INTERRUPTED
 
@@ -366,7 +369,7 @@ def _hear() -> None:
 
 def _part(code: int) -> NoReturn:
     """Ends this process together with all others."""
-    barrier("end")
+    barrier("end", PATIENCE)
     _OVER.set()
     jax.distributed.shutdown()
     _leave(code)

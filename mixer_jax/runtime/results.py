@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from mixer_jax.runtime import command, files
 from mixer_jax.runtime.errors import LostError, PassingError, UserError
 
+_SPARE = 1.1  # required free space, as a multiple of a result's size
+
 
 def deliver(
     path: str | os.PathLike, writer: files.Writer, subject: str
@@ -89,6 +91,35 @@ def rescue(name: str, writer: files.Writer) -> pathlib.Path | None:
             undo.pop_all()
             return kept
     return None
+
+
+def require_room(folder: str | os.PathLike, need: float, subject: str) -> str:
+    """Checks that the disk has the space for a result.
+
+    Args:
+      folder: the folder of the result; it may be missing.
+      need: the size in bytes.
+      subject: what is written, plural, as in "The features of 3 images".
+
+    Returns:
+      A sentence with the size and the free space.
+
+    Raises:
+      UserError: if the disk has less space; gives both sizes.
+    """
+    target = files.resolve(folder)
+    while not target.exists():
+        target = target.parent
+    free = shutil.disk_usage(target).free
+    message = (
+        f"{subject} need {need / 1e9:.2f} GB in {os.fspath(folder)}, which has "
+        f"{free / 1e9:.2f} GB free"
+    )
+    if free < _SPARE * need:
+        raise UserError(
+            f"{message}. Free up space, or choose a folder on a larger disk."
+        )
+    return f"{message}."
 
 
 def unwritable(

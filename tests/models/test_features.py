@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_image_features_do_not_depend_on_the_batch():
     assert found.dtype == np.float32
     np.testing.assert_allclose(found[0], found[2], atol=1e-4)
     assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_image_features_do_not_depend_on_the_devices(monkeypatch):
+    folder = Path(matplotlib.get_data_path())
+    photo = folder / "sample_data/grace_hopper.jpg"
+    logo = folder / "images/matplotlib.png"
+    paths = [photo, logo, photo, logo, logo]
+
+    def encode():
+        return features.image_features(
+            "efficientnet-lite0", paths, 32, batch_size=2
+        )
+
+    devices = jax.local_devices()
+    assert len(devices) > 1
+    together = encode()
+    monkeypatch.setattr(features.jax, "local_devices", lambda: devices[:1])
+    np.testing.assert_array_equal(together, encode())
 
 
 def test_unknown_encoders_raise_an_error():

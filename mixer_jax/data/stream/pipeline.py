@@ -31,6 +31,9 @@ from mixer_jax.runtime.errors import UserError
 _BUFFER = 2  # batches read ahead, in addition to one per thread
 
 
+Decode = Callable[[int, bytes, int], np.ndarray | None]
+
+
 class Source(Protocol):
     """Contents of samples, by position."""
 
@@ -211,6 +214,7 @@ def evaluation_batches(
     tokenizer: Tokenizer,
     *,
     vectors: Vectors | None = None,
+    decode: Decode | None = None,
     image_size: int,
     batch_size: int,
     rows: np.ndarray | None = None,
@@ -225,6 +229,9 @@ def evaluation_batches(
       role: "query" or "document", the role of all samples to read.
       tokenizer: the tokenizer of the documents' texts.
       vectors: see `train_batches`.
+      decode: maps a row, its encoded image and S to pixels, or to None to treat
+        the row as one without an image. By default, the first image that
+        cannot be decoded raises an error.
       image_size: S, the side of the square images in pixels.
       batch_size: B, over all processes.
       rows: int, positions of the samples to read; None for all.
@@ -252,7 +259,7 @@ def evaluation_batches(
         return iter(())
 
     def load(row):
-        sample = _load(source, row, role, image_size)
+        sample = _load(source, row, role, image_size, decode)
         return sample | {"index": np.int32(row)}
 
     def stack(samples):
@@ -289,21 +296,35 @@ def _block(
     return grain.MapDataset.range(len(dataset) // count).map(element)
 
 
-def _load(source: Source, row: int, role: str, size: int) -> dict:
+def _load(
+    source: Source,
+    row: int,
+    role: str,
+    size: int,
+    decode: Decode | None = None,
+) -> dict:
     """Returns one row's sample; row -1 is padding, without image or text."""
     content, text = source[row] if row >= 0 else (b"", "")
-    try:
-        # The pixel limit was applied when the files were checked.
-        pixels = decoding.decode(content, size, None) if content else None
-    except decoding.UnreadableImageError as error:
-        raise decoding.UnreadableImageError(
-            f"{source.name(row)}: {error}", error.kind
-        ) from error
+    pixels = None
+    if content and decode is not None:
+        pixels = decode(row, content, size)
+    elif content:
+        pixels = _decode(source, row, content, size)
     sample = {"image": decoding.blank(size) if pixels is None else pixels}
     if role == table.DOCUMENT:
         sample["has_image"] = np.bool_(pixels is not None)
         sample |= {"text": text, "row": row}
     return sample
+
+
+def _decode(source: Source, row: int, content: bytes, size: int) -> np.ndarray:
+    try:
+        # The pixel limit was applied when the files were checked.
+        return decoding.decode(content, size, None)
+    except decoding.UnreadableImageError as error:
+        raise decoding.UnreadableImageError(
+            f"{source.name(row)}: {error}", error.kind
+        ) from error
 
 
 def _stack(

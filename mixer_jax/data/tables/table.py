@@ -61,6 +61,10 @@ class Skipped:
             text += f" ({', '.join(kinds)})"
         return text + (f"; {self.listing} lists them" if self.listing else "")
 
+    def with_examples(self) -> str:
+        """Returns the description with one line per example."""
+        return "\n  ".join([str(self), *self.examples])
+
     @property
     def share(self) -> float:
         """The share of the samples that were left out."""

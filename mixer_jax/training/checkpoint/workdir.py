@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-import secrets
 import shlex
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +13,9 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from mixer_jax.data.stream import text as text_lib
-from mixer_jax.runtime import identity, paths, processes
+from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import sharing
 from mixer_jax.runtime.tabular import strings
 from mixer_jax.training.checkpoint import wellformed
 from mixer_jax.training.config import defaults as config_lib
@@ -29,7 +28,6 @@ CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
 FEATURES = "features"
 _TOKENIZER_FILE = "tokenizer.json"
-_MARK = ".shared-"
 
 
 def _read(path: paths.Path, kind: type, is_ours: Callable[[Any], bool]) -> Any:
@@ -241,7 +239,13 @@ def prepare(
             f"{paths.reason(error)}. Choose another --workdir."
         ) from error
     with paths.reaching(workdir):
-        _check_shared(workdir)
+        sharing.check(
+            workdir,
+            "The workdir",
+            "a checkpoint needs a folder that all of them share. Use a "
+            "bucket, as in --workdir=gs://BUCKET/runs/stage1, or a network "
+            "file system.",
+        )
 
 
 def relocate(workdir: str | os.PathLike, config: ConfigDict) -> None:
@@ -278,31 +282,6 @@ def _copy_tokenizer(workdir: paths.Path, name: str) -> None:
     if name != text_lib.MINILM and source.is_file() and not begun:
         paths.make_folder(target.parent)
         paths.write(target, source.read_text(encoding="utf-8"))
-
-
-def _check_shared(workdir: paths.Path) -> None:
-    """Checks that the workdir is one folder that all processes share."""
-    if jax.process_count() == 1:
-        return
-    mark = workdir / f"{_MARK}{secrets.token_hex(8)}"
-    if jax.process_index() == 0:
-        # Remove marker files that a killed run left behind.
-        for left in paths.glob(workdir, f"{_MARK}*"):
-            left.unlink()
-        paths.write(mark, "")
-    mark = workdir / processes.gather("mark", mark.name)[0]
-    seen = processes.gather("seen", [mark.exists(), socket.gethostname()])
-    if jax.process_index() == 0:
-        mark.unlink()
-    blind = [index for index, (sees, _) in enumerate(seen) if not sees]
-    if blind:
-        raise UserError(
-            f"The workdir {workdir} of process {blind[0]} (on "
-            f"{seen[blind[0]][1]}) is not that of process 0 (on {seen[0][1]}): "
-            "a local folder differs between hosts, but a checkpoint needs a "
-            "folder that all of them share. Use a bucket, as in "
-            "--workdir=gs://BUCKET/runs/stage1, or a network file system."
-        )
 
 
 def read_config(

@@ -368,3 +368,24 @@ def test_evaluation_without_rows_has_no_batches(data, tokenizer):
 
 def test_iterator_is_a_grain_iterator(data, tokenizer):
     assert isinstance(batches(data, tokenizer), grain.DatasetIterator)
+
+
+def test_rows_can_be_read_without_their_images(data, tokenizer):
+    decoded = []
+
+    def decode(row, content, size):
+        decoded.append(row)
+        return None if row % 2 else decoding.decode(content, size)
+
+    usual = evaluate(data, tokenizer, "document", threads=0)
+    got = evaluate(data, tokenizer, "document", threads=0, decode=decode)
+    for batch, wanted in zip(got, usual, strict=True):
+        document, same = batch["document"], wanted["document"]
+        np.testing.assert_array_equal(batch["index"], wanted["index"])
+        has_image = same["has_image"] & (batch["index"] % 2 == 0)
+        np.testing.assert_array_equal(document["has_image"], has_image)
+        np.testing.assert_array_equal(
+            document["image"][has_image], same["image"][has_image]
+        )
+        np.testing.assert_array_equal(document["tokens"], same["tokens"])
+    assert any(row % 2 for row in decoded)

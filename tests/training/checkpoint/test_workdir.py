@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint import workdir
 from mixer_jax.training.config import defaults as config_lib
@@ -118,21 +117,6 @@ def test_damaged_file_is_named(started, content):
         path.write_text(content)
     with pytest.raises(UserError, match=r"config.json is missing or damaged"):
         workdir.check_config(started, config_lib.defaults())
-
-
-def test_marks_of_killed_runs_are_removed(tmp_path, bucket, monkeypatch):
-    monkeypatch.setattr(workdir.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(workdir.processes, "gather", lambda _, x: [x, x])
-    for folder in (tmp_path / "run", paths.make(f"{bucket}/run")):
-        paths.make_folder(folder)
-        paths.write(folder / ".shared-1", "")
-        workdir.prepare(folder, config_lib.defaults(), ["a", "b"])
-        names = {path.name for path in folder.iterdir()}
-        assert names - {"checkpoints"} == {
-            "config.json",
-            "categories.json",
-            "origin.json",
-        }
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3", "[" * 100_000])

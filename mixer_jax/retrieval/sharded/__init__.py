@@ -1,0 +1,1 @@
+"""Embeddings of tables of any size, in folders of Parquet files."""
