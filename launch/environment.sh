@@ -120,10 +120,10 @@ need_command() {
       need CONFIG "the run's config" configs/stage2.py
       need WORKDIR "where to write its checkpoints" gs://my-bucket/runs/stage2
       ;;
-    categorize | embed | evaluate) ;;
+    categorize | data.prepare | embed | evaluate) ;;
     *)
       reject "COMMAND=$COMMAND: several hosts cannot run it; known: main," \
-        "categorize, embed, evaluate."
+        "categorize, data.prepare, embed, evaluate."
       ;;
   esac
 }

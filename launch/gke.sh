@@ -15,8 +15,9 @@
 # Environment variables: NAME, ACCELERATOR, TOPOLOGY, IMAGE, CONFIG, WORKDIR and
 # DATA (gs://...); an error explains missing ones. Optional: NAMESPACE,
 # SERVICE_ACCOUNT, and CHIPS_PER_HOST if the machines of the node pool do not
-# have GKE's default size for the slice. COMMAND=categorize, embed or evaluate
-# runs that command, with the options after -- instead of CONFIG and WORKDIR.
+# have GKE's default size for the slice. COMMAND=embed, evaluate,
+# categorize or data.prepare runs that command, with the options after --
+# instead of CONFIG and WORKDIR.
 
 # shellcheck disable=SC2034,SC2153 # Variables are checked and used by name.
 set -euo pipefail

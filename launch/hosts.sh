@@ -18,8 +18,9 @@
 # the same folder on every host: DIRECTORY, by default the folder on this one.
 # WORKDIR is gs://... or a folder that all hosts share, as over NFS; the
 # training checks this. Optional: PORT=8476, the coordinator's port; NAME=run,
-# to tell several runs apart; SSH_OPTIONS="-p 2222"; COMMAND=categorize, embed
-# or evaluate, which gets the options after -- instead of CONFIG and WORKDIR.
+# to tell several runs apart; SSH_OPTIONS="-p 2222"; COMMAND=embed,
+# evaluate, categorize or data.prepare, which gets the options after -- instead
+# of CONFIG and WORKDIR.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail

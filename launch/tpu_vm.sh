@@ -21,8 +21,8 @@
 # Environment variables: PROJECT, ZONE, NAME, ACCELERATOR, RUNTIME, CONFIG,
 # WORKDIR (gs://...); an error explains those that are missing. DATA=gs://... is
 # copied into data/ on every host. CREATE_OPTIONS and SSH_OPTIONS are passed to
-# gcloud. COMMAND=categorize, embed or evaluate runs that command, with the
-# options after -- instead of CONFIG and WORKDIR.
+# gcloud. COMMAND=embed, evaluate, categorize or data.prepare runs that command,
+# with the options after -- instead of CONFIG and WORKDIR.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail

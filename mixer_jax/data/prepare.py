@@ -3,7 +3,9 @@
     python -m mixer_jax.data.prepare --table=mydata/table.csv --workers=8
 
 `mixer_jax.main` finds the result if its config has the same table, split and
-limits. To resume after an interruption, run the same command again.
+limits. To resume after an interruption, run the same command again. Several
+hosts can share the work, like those of `mixer_jax.main`; they need the same
+folder --out.
 """
 
 import argparse
@@ -12,9 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.data.images import checking, memory
-from mixer_jax.data.prepared import build, opening, version
+from mixer_jax.data.prepared import build, version
 from mixer_jax.data.tables import table
-from mixer_jax.runtime import command, numbers, parsing, terminal
+from mixer_jax.runtime import numbers, parsing, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,15 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0.01,
         help="maximum share of samples to leave out (default: %(default)s)",
     )
-    given = parser.parse_args(arguments)
-    return command.run(lambda: _prepare(given))
+    # The workers import this module, too, but do not need JAX.
+    from mixer_jax.runtime import processes
+
+    return processes.run_command(_prepare, parser, arguments)
 
 
 def _prepare(given: argparse.Namespace) -> None:
+    from mixer_jax.data.prepared import together
+
     options = build.Options(given.max_pixels, given.shards, given.workers)
-    opened = opening.open_table(
+    opened = together.open_table(
         given.table, given.split, given.out, options=options
     )
+    if opened is None:
+        return  # Process 0 does the rest.
     made, skipped = opened.prepared, opened.unreadable
     listing = made.folder / version.SKIPPED
     if skipped.count and listing.exists():

@@ -106,7 +106,7 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
             file=sys.stderr,
         )
         raise SystemExit(command.CRASHED) from error
-    if jax.process_count() > 1:
+    if place()[1] > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
     else:
         # JAX's service now handles SIGTERM. A single process never asks the
@@ -156,7 +156,7 @@ def run(main: Callable[[], None]) -> None:
     and after. If one fails, it sends its message to the others, which print it
     and end with the same exit code.
     """
-    if jax.process_count() == 1:
+    if place()[1] == 1:
         main()
         return
     try:
@@ -189,8 +189,8 @@ def place() -> tuple[int, int]:
 
 def end_all(message: str, code: int) -> NoReturn:
     """Ends this process and all others, which print the message."""
-    if jax.process_count() > 1:
-        index = jax.process_index()
+    if place()[1] > 1:
+        index = place()[0]
         ending = {"process": index, "code": code, "message": message}
         # Fails if another process has already ended the run.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -201,7 +201,7 @@ def end_all(message: str, code: int) -> NoReturn:
 
 def barrier(name: str, seconds: float = 3600.0) -> None:
     """Waits until all processes have called this; uses no device."""
-    if jax.process_count() > 1:
+    if place()[1] > 1:
         # All processes call this in the same order, so the numbers agree.
         name = f"{_PREFIX}/{name}/{next(_MEETINGS)}"
         _client().wait_at_barrier(name, int(1000 * seconds))
@@ -209,9 +209,9 @@ def barrier(name: str, seconds: float = 3600.0) -> None:
 
 def tell(name: str, value: Any) -> None:
     """Publishes a JSON value of this process; replaces the previous one."""
-    if jax.process_count() > 1:
+    if place()[1] > 1:
         _client().key_value_set(
-            f"{_PREFIX}/{name}/{jax.process_index()}",
+            f"{_PREFIX}/{name}/{place()[0]}",
             json.dumps(value),
             allow_overwrite=True,
         )
@@ -219,7 +219,7 @@ def tell(name: str, value: Any) -> None:
 
 def told(name: str) -> dict[int, Any]:
     """Returns the values published under a name, by process; never waits."""
-    if jax.process_count() == 1:
+    if place()[1] == 1:
         return {}
     found = _client().key_value_dir_get(f"{_PREFIX}/{name}")
     return {int(key.rsplit("/", 1)[1]): json.loads(x) for key, x in found}
@@ -227,13 +227,13 @@ def told(name: str) -> dict[int, Any]:
 
 def gather(name: str, value: Any) -> list[Any]:
     """Returns the JSON values of all processes in order; waits for all."""
-    if jax.process_count() == 1:
+    if place()[1] == 1:
         return [value]
     tell(name, value)
     barrier(name)
     values = told(name)
     barrier(name)  # before any process publishes its next value
-    return [values[index] for index in range(jax.process_count())]
+    return [values[index] for index in range(place()[1])]
 
 
 @contextlib.contextmanager
@@ -342,7 +342,7 @@ def _listen(over: threading.Event) -> None:
             ending = json.loads(_client().key_value_try_get(_END))
         except jax.errors.JaxRuntimeError:
             continue  # No message yet; JAX reports the loss of process 0.
-        if ending["process"] == jax.process_index():
+        if ending["process"] == place()[0]:
             return
         print(
             f"error: process {ending['process']} ended the run: "
@@ -355,13 +355,13 @@ def _listen(over: threading.Event) -> None:
 
 def _hear() -> None:
     """Acknowledges the end of the run; process 0 waits for all others."""
-    client, index = _client(), jax.process_index()
+    client, index = _client(), place()[0]
     deadline = time.monotonic() + 10 * _POLL
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.key_value_set(f"{_HEARD}/{index}", "", allow_overwrite=True)
         # The store ends with process 0; JAX then aborts the other processes.
         while index == 0 and time.monotonic() < deadline:
-            if len(client.key_value_dir_get(_HEARD)) == jax.process_count():
+            if len(client.key_value_dir_get(_HEARD)) == place()[1]:
                 time.sleep(_POLL)
                 break
             time.sleep(_POLL / 5)

@@ -27,7 +27,7 @@ from mixer_jax.data.prepared import (
 )
 from mixer_jax.data.prepared import version as version_lib
 from mixer_jax.data.prepared.version import Prepared
-from mixer_jax.data.prepared.writing import Options
+from mixer_jax.data.prepared.writing import Draft, Options, Peers
 from mixer_jax.runtime import identity, paths, terminal
 from mixer_jax.runtime.errors import NewerFormatError, UserError
 
@@ -48,6 +48,7 @@ def prepare(
     data: identity.Data | None = None,
     options: Options = _DEFAULT,
     say: Say | None = None,
+    peers: Peers | None = None,
 ) -> Prepared:
     """Prepares a frame's samples, unless that has been done before.
 
@@ -64,6 +65,8 @@ def prepare(
       data: the identity of the rows; computed if None.
       options: how samples are prepared.
       say: called with messages; prints to standard error by default.
+      peers: other processes that write shards, unless the samples have been
+        prepared before.
 
     Returns:
       The prepared samples, without those whose images cannot be decoded.
@@ -73,20 +76,41 @@ def prepare(
         images in a newer format.
     """
     job = _job(frame, root, prepared, data, options, say)
-    try:
+    with job.explaining():
         found = job.find()
         while found is None:
             paths.make_folder(job.group)
-            job.make()
+            job.make(peers)
+            peers = None
             # Do not report changed images twice.
             found = job.silent().find()
-    except OSError as error:
-        raise UserError(
-            f"The prepared data cannot be written to {job.place}: "
-            f"{paths.reason(error)}. Free some space, or set the config's "
-            "data.prepared to a folder with enough space."
-        ) from error
     return found
+
+
+def write_part(
+    frame: pd.DataFrame,
+    root: str | os.PathLike,
+    prepared: str | os.PathLike,
+    draft: Draft,
+    part: slice,
+    options: Options = _DEFAULT,
+) -> None:
+    """Writes some of the shards of a draft.
+
+    Args:
+      frame: see `prepare`.
+      root: see `prepare`.
+      prepared: see `prepare`.
+      draft: the draft that `prepare` passed to `Peers.begin`.
+      part: the shards to write.
+      options: see `prepare`.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
+    job = _job(frame, root, prepared, None, options, None)
+    with job.explaining():
+        job.write(draft, job.plan()[part])
 
 
 def find(
@@ -140,6 +164,18 @@ class _Job:
         parts = [self.data.key, self.options.max_pixels]
         return identity.hash_json(parts)[:16]
 
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raises `UserError`s for errors of the file system."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"The prepared data cannot be written to {self.place}: "
+                f"{paths.reason(error)}. Free some space, or set the config's "
+                "data.prepared to a folder with enough space."
+            ) from error
+
     def find(self) -> Prepared | None:
         """Returns the version that was prepared for the frame, or None.
 
@@ -188,7 +224,7 @@ class _Job:
             identity.write_notes(folder, compared.notes)
         return prepared._replace(owned=folder.parent == self.group)
 
-    def make(self) -> None:
+    def make(self, peers: Peers | None) -> None:
         """Prepares the frame's samples in a new folder of the group."""
         stamp = hashlib.sha256(self.data.times.tobytes()).hexdigest()[:8]
         name = f"{self.key}-{stamp}"
@@ -198,18 +234,14 @@ class _Job:
             version, results = draft / name, draft / "results"
             for folder in (version / tfds_files.FOLDER, results):
                 folder.mkdir(parents=True, exist_ok=True)
-            with writing.pool(self.options.workers) as pool:
-                ids = self.frame["sample_id"].to_numpy(object)
-                splits = split_names(self.frame)
-                plan = shards.plan(splits, ids, self.options.shards)
-                images = kept.Images(self.frame, self.data)
-                sizes, _ = images.status()
-                now = kept.keys(self.frame, sizes, self.options.max_pixels)
-                with self._earlier(now, images) as earlier:
-                    made = writing.write(
-                        *(self.frame, self.root, images, plan, now, version),
-                        *(results, earlier, self.options, pool),
-                    )
+            plan = self.plan()
+            shards.clear(plan, version / tfds_files.FOLDER, results)
+            place = Draft(draft.name, name)
+            if peers is not None:
+                peers.begin(place, self.data.key)
+                self.write(place, plan[peers.part])
+                peers.wait()
+            images, now, made = self.write(place, plan)
             writing.describe(
                 *(self.frame, self.root, images, plan, made, now, version),
                 self.options,
@@ -230,6 +262,29 @@ class _Job:
                 if self.silent().find() is not None:
                     return
                 version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
+
+    def plan(self) -> list[shards.Shard]:
+        """Returns the shards of the frame."""
+        ids = self.frame["sample_id"].to_numpy(object)
+        splits = shards.split_names(self.frame)
+        return shards.plan(splits, ids, self.options.shards)
+
+    def write(
+        self, draft: Draft, plan: list[shards.Shard]
+    ) -> tuple[kept.Images, np.ndarray, list[shards.Result]]:
+        """Writes shards; returns the images, the rows' keys and the results."""
+        version = self.group / draft.folder / draft.version
+        results = version.parent / "results"
+        with writing.pool(self.options.workers) as pool:
+            images = kept.Images(self.frame, self.data)
+            sizes, _ = images.status()
+            now = kept.keys(self.frame, sizes, self.options.max_pixels)
+            with self._earlier(now, images) as earlier:
+                made = writing.write(
+                    *(self.frame, self.root, images, plan, now, version),
+                    *(results, earlier, self.options, pool),
+                )
+        return images, now, made
 
     @contextlib.contextmanager
     def _earlier(
@@ -326,7 +381,9 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
       root: the table's root; "" if the named folder is next to the table.
     """
     name = Path(frame.attrs.get("table", "") or "table").name
-    splits = frame.attrs.get("split") or "-".join(sorted({*split_names(frame)}))
+    splits = frame.attrs.get("split") or "-".join(
+        sorted({*shards.split_names(frame)})
+    )
     whole = [name, splits, root and os.path.abspath(root)]
     code = identity.hash_json(whole)[:8]
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', f'{name}-{splits}')[:80]}-{code}"
@@ -334,10 +391,3 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
 
 def _say(text: str) -> None:
     terminal.say(text, console=terminal.Console(stderr=True))
-
-
-def split_names(frame: pd.DataFrame) -> np.ndarray:
-    """Returns the split of each row without its part, `[N]` of str."""
-    codes, splits = pd.factorize(frame["split"])
-    names = [split.split("/", 1)[0] for split in splits]
-    return np.array(names, object)[codes]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mixer_jax.data.images import checking
-from mixer_jax.data.prepared import build, generations
+from mixer_jax.data.prepared import build, generations, writing
 from mixer_jax.data.prepared import version as version_lib
 from mixer_jax.data.prepared.version import Prepared
 from mixer_jax.data.tables import table
@@ -61,6 +61,7 @@ def open_table(
     options: build.Options = _DEFAULT,
     make: bool = True,
     say: build.Say | None = None,
+    peers: writing.Peers | None = None,
 ) -> Opened | None:
     """Opens the samples of a table's split; prepares them if necessary.
 
@@ -72,6 +73,7 @@ def open_table(
       make: whether to prepare them; otherwise, returns None if they have not
         been prepared.
       say: called with messages; prints to standard error by default.
+      peers: see `build.prepare`.
 
     Raises:
       UserError: if the table is invalid, or see `build.prepare`.
@@ -86,7 +88,9 @@ def open_table(
     frame = table.select(table.read_table(path), split)
     settings = {"data": identity.examine(frame, root), "options": options}
     if make:
-        made = build.prepare(frame, root, prepared, **settings, say=say)
+        made = build.prepare(
+            frame, root, prepared, **settings, say=say, peers=peers
+        )
     else:
         made = build.find(frame, root, prepared, **settings)
     if made is None:

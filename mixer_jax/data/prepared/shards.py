@@ -153,6 +153,13 @@ class Result:
     faults: tuple[Fault, ...]
 
 
+def split_names(frame: pd.DataFrame) -> np.ndarray:
+    """Returns the split of each row without its part, `[N]` of str."""
+    codes, splits = pd.factorize(frame["split"])
+    names = [split.split("/", 1)[0] for split in splits]
+    return np.array(names, object)[codes]
+
+
 def plan(splits: np.ndarray, ids: np.ndarray, number: int = 0) -> list[Shard]:
     """Divides the rows of each split into shards.
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -42,6 +42,33 @@ class Options:
     max_pixels: int = memory.MAX_PIXELS
     shards: int = 0
     workers: int = 0
+
+
+class Draft(NamedTuple):
+    """An unfinished version of a prepared data set.
+
+    Attributes:
+      folder: the name of the draft's folder, beside the finished versions.
+      version: the name of the version's folder in it.
+    """
+
+    folder: str
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Peers:
+    """Other processes that write shards of the same draft.
+
+    Attributes:
+      part: the shards that this process writes.
+      begin: tells the others the draft and the key of its data.
+      wait: waits until the others have written their shards.
+    """
+
+    part: slice
+    begin: Callable[[Draft, str], None]
+    wait: Callable[[], None]
 
 
 class Pool(NamedTuple):
@@ -91,7 +118,7 @@ def write(
       frame: rows of a sample table.
       root: the folder that the image paths are relative to.
       images: the images of the rows.
-      plan: the shards.
+      plan: the shards to write.
       now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       results: the folder of the finished shards' results.
@@ -122,8 +149,7 @@ def write(
                 earlier=earlier.for_shard(shard) if earlier else None,
             )
 
-    made, total = [], len(frame)
-    shards.clear(plan, version / tfds_files.FOLDER, results)
+    made, total = [], sum(len(shard.rows) for shard in plan)
     with threads_lib.pool() as syncing:
         try:
             synced = []

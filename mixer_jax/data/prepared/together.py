@@ -1,0 +1,104 @@
+"""Prepares a table in several processes, which may run on several hosts.
+
+Each process writes every n-th shard to a folder that all of them share. Process
+0 then checks these shards and finishes the version, as after an interruption.
+"""
+
+import os
+from pathlib import Path
+
+from mixer_jax.data.prepared import build, opening, writing
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import identity, paths, processes
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import sharing
+
+
+def open_table(
+    path: str | os.PathLike,
+    split: str,
+    prepared: str | os.PathLike = "",
+    *,
+    options: build.Options,
+) -> opening.Opened | None:
+    """Opens the samples of a table; all processes prepare them if necessary.
+
+    Args:
+      path: a sample table, with the same content for all processes.
+      split: the split.
+      prepared: the folder for the files, which all processes share; see
+        `build.prepare`.
+      options: how samples are prepared; `workers` is per process.
+
+    Returns:
+      The samples; None in processes other than 0.
+
+    Raises:
+      UserError: if the processes have different tables or folders, or see
+        `opening.open_table`.
+    """
+    place, count = processes.place()
+    if count == 1:
+        return opening.open_table(path, split, prepared, options=options)
+    opened = None
+    if place == 0:
+        opened = opening.open_table(
+            path, split, prepared, options=options, make=False
+        )
+    if processes.gather("opened", opened is not None)[0]:
+        return opened
+    root = table.folder(path)
+    folder = Path(prepared) if prepared else root / build.FOLDER
+    if place == 0:
+        paths.make_folder(folder)
+    processes.barrier("folder", processes.PATIENCE)
+    sharing.check(
+        folder,
+        "The folder",
+        "all processes write prepared data to it. Set --out to a folder on a "
+        "network file system.",
+    )
+    if place == 0:
+        return _lead(path, split, prepared, options, count)
+    frame = table.select(table.read_table(path), split)
+    key = identity.examine(frame, root).key
+    draft, wanted = processes.gather("draft", None)[0]
+    if not draft:
+        return None  # Another run was faster.
+    if key != wanted:
+        raise UserError(
+            f"{path} of process {place} has other rows than that of process "
+            "0, or its images have other sizes. Give all processes the same "
+            "table and images."
+        )
+    part, draft = slice(place, None, count), writing.Draft(*draft)
+    build.write_part(frame, root, prepared, draft, part, options)
+    processes.barrier("shards", processes.PATIENCE)
+    return None
+
+
+def _lead(
+    path: str | os.PathLike,
+    split: str,
+    prepared: str | os.PathLike,
+    options: build.Options,
+    count: int,
+) -> opening.Opened | None:
+    """Opens the samples in process 0, with the help of the others."""
+    begun = []
+
+    def begin(draft: writing.Draft, key: str) -> None:
+        begun.append(draft)
+        processes.gather("draft", [draft, key])
+
+    peers = writing.Peers(
+        part=slice(0, None, count),
+        begin=begin,
+        wait=lambda: processes.barrier("shards", processes.PATIENCE),
+    )
+    opened = opening.open_table(
+        path, split, prepared, options=options, peers=peers
+    )
+    if not begun:  # Do not let the others wait.
+        processes.gather("draft", [None, ""])
+    return opened
