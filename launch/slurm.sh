@@ -15,8 +15,8 @@
 # folder, and WORKDIR unless it is in a bucket. Optional: NAME, the job's name;
 # TIME, its limit, as in 24:00:00; SBATCH_OPTIONS="--partition=gpu";
 # COMMAND=embed, evaluate, categorize or data.prepare, which gets the options
-# after -- instead of CONFIG and WORKDIR. --dry-run prints every command and runs
-# none.
+# after -- instead of CONFIG and WORKDIR. --dry-run prints every command and
+# runs none.
 
 # shellcheck disable=SC2153 # Variables are checked by name, in need.
 set -euo pipefail
