@@ -152,6 +152,7 @@ def _find_faults_together(
         if error is not None
     ]
     errors: list[UnreadableImageError | None] = [None] * len(paths)
+    processes.barrier("images", processes.PATIENCE)
     # The size of a message is limited.
     rounds = max(processes.gather("rounds", -(-len(found) // _MESSAGE)))
     for start in range(0, rounds * _MESSAGE, _MESSAGE):

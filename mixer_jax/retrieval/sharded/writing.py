@@ -1,5 +1,6 @@
 """Writes the embeddings of a table, shard by shard, in all processes."""
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -183,6 +184,8 @@ class _Job:
             digests = embedder.digests(frame, self._root)
             if _hash(digests) != result.images:
                 return False
+            result = dataclasses.replace(result, stamp=stamp)
+            layout.write_result(self._folder, shard, result)
         limit = self._settings.max_pixels
         return not build.newly_readable(result.skipped, self._root, limit)
 
