@@ -173,13 +173,17 @@ def test_result_is_rescued_if_the_disk_fills_up(
             while True:
                 file.write(bytes(512))
 
-    real = checkpoints.load_model
+    # The free space is compared with the size of the embeddings in between.
+    module, step = checkpoints, "load_model"
+    if name == "embed":
+        module, step = checking, "check_images"
+    real = getattr(module, step)
 
-    def load_model(*arguments, **options):
+    def fill_before(*arguments, **options):
         fill()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(checkpoints, "load_model", load_model)
+    monkeypatch.setattr(module, step, fill_before)
     out = disk / command.name
     assert command.main(command.arguments(inputs, out)) == 2
     error = capsys.readouterr().err
@@ -189,7 +193,7 @@ def test_result_is_rescued_if_the_disk_fills_up(
     assert [n for n, _ in every_command.contents(disk)] == ["filler"]
     # The rescued output equals that of a successful run.
     (disk / "filler").unlink()
-    monkeypatch.setattr(checkpoints, "load_model", real)
+    monkeypatch.setattr(module, step, real)
     assert command.main(command.arguments(inputs, out)) == 0
     if kept.is_dir():
         names = [n for n, _ in every_command.contents(kept)]

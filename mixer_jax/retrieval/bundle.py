@@ -64,8 +64,8 @@ _DAMAGE = (
 )
 # Config keys that the embeddings depend on.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Keys among them that affect only training start with one of these.
-_TRAINING = ("dropout", "drop_", "remat", "pretrained")
+# Keys among them that affect only training or speed start with one of these.
+_EXCEPT = ("dropout", "drop_", "remat", "pretrained", "chunk")
 
 
 def write(
@@ -271,7 +271,7 @@ def _digest(
         key: value
         for key, value in flat.items()
         if key.startswith(_DEFINING)
-        and not key.rsplit(".", 1)[-1].startswith(_TRAINING)
+        and not key.rsplit(".", 1)[-1].startswith(_EXCEPT)
     }
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(defining, sort_keys=True).encode())

@@ -89,6 +89,7 @@ def test_the_fingerprint_covers_what_embeddings_depend_on(trained):
     config.data.table = "elsewhere.csv"
     config.batch_size = 4
     config.model.text.dropout = 0.9
+    config.model.image.chunk = 8
     assert bundle.fingerprint(_with(trained, config=config)) == fingerprint
     for key, value in (("image_size", 16), ("text_length", 4)):
         other = trained.config.copy_and_resolve_references()
