@@ -202,9 +202,11 @@ def test_own_data_commands_run(clone):
     samples = _own_data(clone / "mydata")
     for command in _commands("own_data.py"):
         _run(command, clone)
-    with np.load(clone / "runs/mydata/embeddings.npz") as arrays:
-        assert len(arrays["query_ids"]) == len(samples) / 2
-        lengths = np.linalg.norm(arrays["document_embeddings"], axis=1)
+    out = clone / "runs/mydata/embeddings"
+    assert len(pd.read_parquet(out / "queries")) == len(samples) / 2
+    rows = pd.read_parquet(out / "documents")
+    embeddings = np.stack(rows["embedding"])
+    lengths = np.linalg.norm(embeddings, axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
     model = mixer_jax.load(clone / "runs/mydata/bundle")
     documents = [s for s in samples if s["role"] == "document"]
@@ -212,11 +214,10 @@ def test_own_data_commands_run(clone):
         [clone / "mydata" / sample["image"] for sample in documents],
         [sample["text"] for sample in documents],
     )
-    with np.load(clone / "runs/mydata/embeddings.npz") as arrays:
-        assert list(arrays["document_ids"]) == [
-            sample["sample_id"] for sample in documents
-        ]
-        cosines = (found * arrays["document_embeddings"]).sum(1)
+    assert list(rows["sample_id"]) == [
+        sample["sample_id"] for sample in documents
+    ]
+    cosines = (found * embeddings).sum(1)
     np.testing.assert_allclose(cosines, 1, atol=1e-3)
     exported = clone / "runs/mydata/proxies"
     ids = json.loads((exported / "categories.json").read_text("utf-8"))
