@@ -18,7 +18,7 @@ import jax
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import measure
 from mixer_jax.reports import results
-from mixer_jax.retrieval import evaluate, runs
+from mixer_jax.retrieval import rows_file, runs
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import numbers, parsing, paths, processes, terminal
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(given: argparse.Namespace) -> None:
     out = given.out or paths.make(given.workdir) / "metrics.json"
     models = runs.find_models(given.workdir, given.stage, given.model)
-    evaluate.check_out(out)
+    rows_file.check_out(out)
     measured = measure.measure_models(
         models,
         mesh_lib.make_mesh(),
@@ -62,10 +62,10 @@ def _evaluate(given: argparse.Namespace) -> None:
     )
     for rows in measured:  # saved one by one, in case a later model fails
         if jax.process_index() == 0:
-            evaluate.update(out, rows)
+            rows_file.update(out, rows)
     if jax.process_index() != 0:
         return
-    terminal.Console().print(*results.console_tables(evaluate.merge(out, ())))
+    terminal.Console().print(*results.console_tables(rows_file.merge(out, ())))
     terminal.say(f"Wrote {out}")
 
 

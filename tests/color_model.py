@@ -73,6 +73,10 @@ def observe():
 
 if __name__ == "__main__":
     use_it()
+    if "BLOCK" in os.environ:  # queries that are ranked at once
+        from mixer_jax.retrieval import evaluate
+
+        evaluate.BLOCK = int(os.environ["BLOCK"])
     if "LOG" in os.environ:
         observe()
     command = importlib.import_module(f"mixer_jax.{sys.argv[1]}")

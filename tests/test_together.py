@@ -131,10 +131,9 @@ def test_measures_are_the_same(color_run, tmp_path, compiled):
     found = {}
     for processes in (1, 2, 4):
         out = tmp_path / f"{processes}.json"
-        ended = run(
-            *("evaluate", processes, compiled),
-            *(f"--workdir={color_run}", f"--out={out}"),
-        )
+        given = f"--workdir={color_run}", f"--out={out}"
+        begun = start("evaluate", processes, compiled, *given, BLOCK="3")
+        ended = several.finish(begun)
         assert [one.code for one in ended] == [0] * processes, ended
         found[processes] = json.loads(out.read_text())
         assert not any(map(printed, ended[1:]))

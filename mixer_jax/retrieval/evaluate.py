@@ -7,7 +7,7 @@ of the whole split is the mean of the rows of its parts.
 """
 
 import hashlib
-import json
+import itertools
 import os
 import pathlib
 import time
@@ -22,7 +22,11 @@ from ml_collections import ConfigDict
 from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
-from mixer_jax.runtime import files, paths, progress, results, text
+from mixer_jax.runtime import (
+    processes,
+    progress,
+    text,
+)
 from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
@@ -95,7 +99,12 @@ class Block(NamedTuple):
     positions: np.ndarray  # int32 [B, R], see `search.positions`
 
 
-def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
+def rank(
+    queries: Samples,
+    documents: Samples,
+    mesh: Mesh,
+    own: slice = slice(None),
+) -> Iterator[Block]:
     """Ranks all documents for every query, one block of queries at a time.
 
     Documents with the query's own image are excluded from its ranking.
@@ -104,13 +113,14 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
       queries: the queries, at least one.
       documents: the documents, at least one.
       mesh: the devices that search the documents.
+      own: selects some of the blocks.
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     image_q, image_d = _codes(queries.images, documents.images)
     gallery = search.make_gallery(documents.embeddings, mesh, image_d)
     by_category = np.argsort(category_d, kind="stable")
     ordered = category_d[by_category]
-    for start in range(0, len(category_q), BLOCK):
+    for start in range(0, len(category_q), BLOCK)[own]:
         rows = slice(start, start + BLOCK)
         category, image = category_q[rows], image_q[rows]
         embeddings = queries.embeddings[rows]
@@ -124,21 +134,14 @@ def rank(queries: Samples, documents: Samples, mesh: Mesh) -> Iterator[Block]:
         yield Block(rows, top, scores, positions)
 
 
-def _with_progress(
-    queries: Samples, documents: Samples, mesh: Mesh
-) -> Iterator[Block]:
-    """Yields the blocks of `rank` and shows progress."""
-    total = len(queries.categories)
-    with progress.show("Ranking documents for queries", total) as count:
-        for block in rank(queries, documents, mesh):
-            yield block
-            count(len(block.top))
-
-
-def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
+def measure(
+    queries: Samples, documents: Samples, mesh: Mesh, together: bool = False
+) -> Row:
     """Returns the measures of all queries' rankings; see `rank`.
 
-    Queries without a document of their category are not counted.
+    Queries without a document of their category are not counted. With
+    `together`, all processes measure the same samples, each on its own mesh;
+    they divide the blocks of queries.
 
     Returns:
       `MEASURES` (None if no query is counted), `queries` (the number counted),
@@ -147,37 +150,62 @@ def measure(queries: Samples, documents: Samples, mesh: Mesh) -> Row:
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     group_q, group_d = _codes(queries.groups, documents.groups)
-    answerable = 0
-    result = {name: metrics.Mean() for name in MEASURES}
-    for rows, top, _, positions in _with_progress(queries, documents, mesh):
-        category = category_q[rows]
-        top_category = np.where(top >= 0, category_d[top], -2)
-        top_group = np.where(top >= 0, group_d[top], -2)
-        mask = (positions > 0).any(axis=1)
-        answerable += int(mask.sum())
-        means = {
-            "relevance_at_1": metrics.relevance_at(
-                top_group, group_q[rows], mask, 1
-            ),
-            "map": metrics.mean_average_precision(positions, mask),
-            "map_at_r": metrics.mean_average_precision_at_r(positions, mask),
-            "mrr": metrics.mean_reciprocal_rank(positions, mask),
-        } | {
-            f"identical_at_{k}": metrics.identical_at(
-                top_category, category, mask, k
-            )
-            for k in (1, RANKED)
-        }
-        result = {name: result[name].merge(means[name]) for name in result}
+    place, count = processes.place() if together else (0, 1)
+    own, found = slice(place, None, count), []
+    with progress.show(
+        "Ranking documents for queries", len(category_q) / count
+    ) as counted:
+        for rows, top, _, positions in rank(queries, documents, mesh, own):
+            category, group = category_q[rows], group_q[rows]
+            top_category = np.where(top >= 0, category_d[top], -2)
+            top_group = np.where(top >= 0, group_d[top], -2)
+            mask = (positions > 0).any(axis=1)
+            means = {
+                "relevance_at_1": metrics.relevance_at(
+                    top_group, group, mask, 1
+                ),
+                "map": metrics.mean_average_precision(positions, mask),
+                "map_at_r": metrics.mean_average_precision_at_r(
+                    positions, mask
+                ),
+                "mrr": metrics.mean_reciprocal_rank(positions, mask),
+            } | {
+                f"identical_at_{k}": metrics.identical_at(
+                    top_category, category, mask, k
+                )
+                for k in (1, RANKED)
+            }
+            found.append([means[name] for name in MEASURES])
+            counted(len(top))
+    result = _merge(found, together)
     image_q, image_d = _codes(queries.images, documents.images)
     shown = np.bincount(image_d + 1, minlength=image_q.max() + 2)
     shown[0] = 0  # documents without an image
     return {
-        "queries": answerable,
+        "queries": result["map"].count,
         "documents": len(category_d),
         **{name: result[name].value for name in MEASURES},
         "excluded": int(shown[image_q + 1].sum()),
     }
+
+
+def _merge(
+    found: list[list[metrics.Mean]], together: bool
+) -> dict[str, metrics.Mean]:
+    """Merges the means of all blocks of all processes.
+
+    They are merged in the order of the blocks, so that sums are rounded alike
+    for any number of processes.
+    """
+    shares = [found]
+    if together:
+        processes.barrier("ranked", processes.PATIENCE)
+        shares = processes.gather("measures", found)
+    result = {name: metrics.Mean() for name in MEASURES}
+    for block in itertools.chain(*itertools.zip_longest(*shares)):
+        for name, mean in zip(MEASURES, block or (), strict=block is not None):
+            result[name] = result[name].merge(metrics.Mean(*mean))
+    return result
 
 
 def evaluate(
@@ -188,6 +216,8 @@ def evaluate(
     mesh: Mesh,
     model: str,
     stage: str = "",
+    *,
+    together: bool = False,
 ) -> list[Row]:
     """Evaluates one model on all parts and galleries of a sample table.
 
@@ -199,6 +229,7 @@ def evaluate(
       mesh: the devices that search the documents.
       model: the model's name in the rows.
       stage: the model's last training stage; "" if it has none.
+      together: see `measure`.
 
     Returns:
       Rows with the keys `model, stage, split, gallery, queries, documents`, the
@@ -214,7 +245,7 @@ def evaluate(
         names = {"model": model, "stage": stage, "split": split}
 
         def row(gallery, documents, names=names, queries=queries, begin=begin):
-            figures = measure(queries, documents, mesh)
+            figures = measure(queries, documents, mesh, together)
             excluded = figures.pop("excluded")
             seconds = round(time.perf_counter() - begin, 3)
             times = {"seconds": seconds, "excluded": excluded}
@@ -315,51 +346,6 @@ def distractors(
     if not part:
         chosen |= frame.split.str.startswith(f"{name}/")
     return frame[chosen & (frame.role == table_lib.DOCUMENT)]
-
-
-def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Adds rows to a JSON list, replacing rows with the same `metrics.KEY`.
-
-    The file is replaced atomically; updates of a local file are serialized.
-
-    Returns:
-      All rows of the file, with models in order of first appearance.
-
-    Raises:
-      UserError: if the file is not a list of rows or cannot be written; see
-        `results.deliver` for where the rows are saved instead.
-    """
-    path, rows = paths.make(path), list(rows)
-    with paths.in_turn(path):
-        writer = files.text_writer(json.dumps(rows, indent=1) + "\n")
-        with results.rescuing(path, writer, "The rows"):
-            merged = merge(path, rows)  # The file may have changed since.
-        paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
-    return merged
-
-
-def check_out(path: str | os.PathLike) -> None:
-    """Raises a `UserError` unless `update` can write a file of rows."""
-    path = paths.make(path)
-    merge(path, ())
-    paths.check_file(path, "The rows")
-
-
-def merge(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
-    """Returns the rows that `update` would write, without writing them."""
-    path = paths.make(path)
-    with paths.reaching(path):
-        content = path.read_bytes() if path.exists() else b"[]"
-    try:
-        old = json.loads(content)
-        if not isinstance(old, list) or not all(map(metrics.is_row, old)):
-            raise ValueError("not a list of rows")
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not a list of evaluation rows; move it, or write to "
-            "another file with --out."
-        ) from error
-    return list((metrics.by_key(old) | metrics.by_key(rows)).values())
 
 
 def _part(split: str, part: str) -> str:

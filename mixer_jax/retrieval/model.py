@@ -17,7 +17,7 @@ from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
 from mixer_jax.models import zero_shot
 from mixer_jax.models.fusion import FUSIONS
-from mixer_jax.retrieval import bundle, embed, evaluate, runs
+from mixer_jax.retrieval import bundle, embed, evaluate, rows_file, runs
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime import threads as threads_lib
@@ -325,7 +325,7 @@ def load_measured(
     rows = [
         row
         for path in dict.fromkeys((folder, paths.make(workdir)))
-        for row in evaluate.merge(path / METRICS, ())
+        for row in rows_file.merge(path / METRICS, ())
         if row["model"] == runs.OURS and row["stage"] == trained.config.name
     ]
     return trained, rows

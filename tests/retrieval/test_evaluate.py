@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-import time
 
 import jax
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import embed, evaluate, metrics
+from mixer_jax.retrieval import embed, evaluate
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
@@ -83,6 +81,34 @@ def test_blocks_of_queries_add_up_to_the_whole(monkeypatch):
     monkeypatch.setattr(evaluate, "BLOCK", 7)
     blocks = evaluate.measure(queries, documents, make_mesh())
     assert blocks == pytest.approx(whole, nan_ok=True)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_processes_divide_the_blocks(monkeypatch, count):
+    rng = np.random.default_rng(0)
+    queries = samples(rng.normal(size=(30, 4)), list("abcde") * 6)
+    documents = samples(rng.normal(size=(50, 4)), list("abcde") * 10)
+    monkeypatch.setattr(evaluate, "BLOCK", 7)
+    mesh = make_mesh()
+    whole = evaluate.measure(queries, documents, mesh)
+    shares = []
+
+    def gather(name, found):
+        if len(shares) < count:
+            shares.append(json.loads(json.dumps(found)))
+        return shares
+
+    monkeypatch.setattr(evaluate.processes, "gather", gather)
+    monkeypatch.setattr(evaluate.processes, "barrier", lambda *given: None)
+    for place in range(count):
+        monkeypatch.setattr(
+            evaluate.processes, "place", lambda place=place: (place, count)
+        )
+        found = evaluate.measure(queries, documents, mesh, together=True)
+    assert sorted(map(len, shares)) == sorted(
+        len(range(place, 5, count)) for place in range(count)
+    )
+    assert found == whole  # to the last bit
 
 
 def test_evaluate_returns_rows_per_part_and_gallery_and_their_means(
@@ -164,31 +190,6 @@ def test_a_part_without_documents_raises_an_error(colors):
         evaluate.read(root / "half.csv", SETTINGS, 0.0)
 
 
-def row(model, value, split="test"):
-    return {
-        "model": model,
-        "stage": "",
-        "split": split,
-        "gallery": "test",
-        "queries": 1,
-        "documents": 1,
-        "identical_at_1": value,
-    }
-
-
-def test_update_replaces_rows_with_the_same_key(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "new" / "metrics.json"
-    evaluate.update(path, [row("a", 1), row("b", 2)])
-    merged = evaluate.update(path, [row("a", 3), row("a", 4, "test/x")])
-    assert merged == [row("a", 3), row("b", 2), row("a", 4, "test/x")]
-    assert json.loads(path.read_text()) == merged
-    assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
-    path.write_text('{"a": 1}')
-    with pytest.raises(UserError, match="not a list of evaluation rows"):
-        evaluate.update(path, [])
-
-
 def test_ids_that_differ_by_a_nul_character_are_distinct(colors):
     root, frame = colors
     frame = frame[:2].assign(category_id=["a", "a\0"], group=["g", "g\0"])
@@ -203,66 +204,3 @@ def test_ids_that_differ_by_a_nul_character_are_distinct(colors):
     assert codes[0][0] != codes[1][0]
     codes = evaluate._codes(one.groups, other.groups)
     assert codes[0][0] != codes[1][0]
-
-
-def test_concurrent_updates_lose_no_rows(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "metrics.json"
-    merge = evaluate.merge
-
-    def slowly(path, rows):
-        merged = merge(path, rows)
-        time.sleep(0.05)
-        return merged
-
-    monkeypatch.setattr(evaluate, "merge", slowly)
-    models = [f"model {number}" for number in range(4)]
-    threads = [
-        threading.Thread(target=evaluate.update, args=(path, [row(name, 1)]))
-        for name in models
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    found = json.loads(path.read_text())
-    assert sorted(one["model"] for one in found) == models
-    assert [path.name for path in path.parent.iterdir()] == ["metrics.json"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xff",
-        b"[" * 100_000,
-        b"3",
-        json.dumps([row("a", 1) | {"model": 3}]).encode(),
-        json.dumps([row("a", 1) | {"queries": None}]).encode(),
-        json.dumps([row("a", "x")]).encode(),
-        json.dumps([row("a", 10**400)]).encode(),
-        json.dumps([{k: row("a", 1)[k] for k in metrics.KEY}]).encode(),
-    ],
-)
-def test_malformed_rows_are_not_merged(tmp_path, monkeypatch, content):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "metrics.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="not a list of evaluation rows"):
-        evaluate.update(path, [row("b", 1)])
-    assert path.read_bytes() == content
-
-
-@pytest.mark.parametrize("content", [b"{}x", b"\xff\xfe\xff", b"[" * 99_999])
-def test_rows_are_rescued_if_the_file_has_changed(
-    tmp_path, monkeypatch, content
-):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "rows.json"
-    evaluate.check_out(path)
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="not a list of evaluation"):
-        evaluate.check_out(path)
-    with pytest.raises(UserError, match=r"not a list of evaluation.* saved as"):
-        evaluate.update(path, [row("a", 1)])
-    assert path.read_bytes() == content
-    (kept,) = tmp_path.glob("rescued-*/rows.json")
-    assert json.loads(kept.read_text()) == [row("a", 1)]
