@@ -166,7 +166,7 @@ def test_options_are_found_in_messages():
         "out",
         "column",
     }
-    assert {o for _, o in options_in_messages("retrieval.evaluate")} == {"out"}
+    assert {o for _, o in options_in_messages("retrieval.rows_file")} == {"out"}
 
 
 def test_suggested_keys_can_be_changed_when_resuming():
