@@ -7,7 +7,8 @@ Parquet files:
   items    item_id, image, text          (image or text may be "", not both)
   clicks   query_id, item_id, exposures, clicks
 
-Image paths are relative to the folder of the table that names them.
+Image paths are relative to the folder of the table that names them. In a
+Parquet table, the column `image` may hold the bytes of the images instead.
 """
 
 import dataclasses
@@ -173,7 +174,8 @@ def read_columns(
     if isinstance(path, _Frame):
         return _columns_of(path, columns)
     ids = tuple(name for name in columns if name.endswith("_id"))
-    return tables.read(path, tables.Layout(columns, ids=ids))
+    images = "image" if "image" in columns else ""
+    return tables.read(path, tables.Layout(columns, ids=ids, images=images))
 
 
 def read_samples(path: str | Path) -> pd.DataFrame:

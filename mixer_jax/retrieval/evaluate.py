@@ -24,6 +24,7 @@ from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
 from mixer_jax.runtime import files, paths, progress, results, text
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import references
 
 Row = dict[str, Any]
 # A function that embeds the samples of a frame, all of one role: f32 [rows, D].
@@ -55,17 +56,19 @@ class Samples(NamedTuple):
 
 
 def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
-    """Returns a digest of each image file; equal files have equal digests.
+    """Returns a digest of each image; equal images have equal digests.
 
     Args:
       frame: N rows of a sample table.
       root: the folder that the column `image` is relative to.
 
     Returns:
-      Hexadecimal digests, str `[N]`; "" where the sample has no image.
+      Digests, str `[N]`; "" where the sample has no image.
     """
 
     def digest(path: str) -> str:
+        if reference := references.parse(path):
+            return reference.digest
         data = decoding.read(pathlib.Path(root) / path)
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mixer_jax.data.images import faults, memory, parts
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.runtime import files
+from mixer_jax.runtime.tabular import image_reader, references
 
 # Pillow's own limit ignores that JPEGs can be decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
@@ -36,9 +38,14 @@ _BAND = 1 << 18  # pixels composited on white at a time
 def read(path: str | os.PathLike) -> bytes:
     """Returns the bytes of an image file, without blocking on pipes.
 
+    Args:
+      path: the file, or the name of an image in a Parquet file.
+
     Raises:
       UnreadableImageError: if the file cannot be read.
     """
+    if (reference := references.parse(path)) is not None:
+        return _read_cell(reference, references.label(path))
     try:
         with open(path, "rb", opener=files.open_unblocked) as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -54,6 +61,17 @@ def read(path: str | os.PathLike) -> bytes:
     raise UnreadableImageError(
         f"{path}: not a regular file.", faults.UNREADABLE
     )
+
+
+def _read_cell(reference: references.Reference, label: str) -> bytes:
+    """Returns the bytes of an image in a Parquet file."""
+    try:
+        return image_reader.read(reference)
+    except (image_reader.ChangedError, pa.ArrowException) as error:
+        kind, reason = faults.UNREADABLE, str(error)
+    except OSError as error:
+        kind, reason = faults.of_system(error), error.strerror
+    raise faults.unreadable(label, kind, reason)
 
 
 def decode(
@@ -90,7 +108,7 @@ def decode(
     if isinstance(source, bytes):
         name, content = "an image", source
     else:
-        name, content = str(source), read(source)
+        name, content = references.label(source), read(source)
     try:
         return _decode(content, size, max_pixels, tuple(formats) or None)
     except _TooManyPixelsError as error:

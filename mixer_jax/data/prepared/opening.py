@@ -192,7 +192,7 @@ def _record(opened: Opened, state: dict[str, Any]) -> None:
 
 def _describe(prepared: Prepared, frame: pd.DataFrame, root: Path) -> Opened:
     """Describes the rows of a table that were left out."""
-    found = prepared.errors(root)
+    found = prepared.errors(root, frame["image"])
     kept, unreadable, listed = checking.leave_out(frame, root, *found)
     _, lone = table.drop_lone(kept, 1.0)
     text = tables.csv_text(listed) if unreadable.count else ""

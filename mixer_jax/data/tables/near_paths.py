@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from mixer_jax.runtime.tabular import references
+
 
 def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
     """Returns a sentence that names a file similar to a missing one.
@@ -22,7 +24,7 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
       file exists or no file is similar.
     """
     path = os.fspath(path)
-    if os.path.exists(path):
+    if os.path.exists(path) or references.parse(path):
         return ""
     folder, rest = _split(path)
     for candidate, note in _readings(rest):

@@ -29,6 +29,7 @@ LAYOUT = Layout(
     exact=True,
     name="sample table",
     note="; cells may be empty where a sample has no image, text or group",
+    images="image",
 )
 QUERY, DOCUMENT = "query", "document"
 # SPLIT matches a valid split, and OUTSIDE a path that leaves the folder it is

@@ -10,7 +10,6 @@ separately.
 import dataclasses
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,9 +19,10 @@ from mixer_jax.data.tables import rules
 from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import parquet_files, tables
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
+folder = parquet_files.folder  # to which image paths are relative
 # Remedy for training samples that are the only one of their category.
 LONE_REMEDY = (
     "Add a second sample to each of these categories, merge them with others"
@@ -116,15 +116,6 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
     frame = tables.read(path, rules.LAYOUT)
     validate(frame)
     return frame
-
-
-def folder(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a table; image paths are relative to it."""
-    path = pathlib.Path(path)
-    # A folder of Parquet files may be named "." or "..".
-    if path.name in ("", ".."):
-        path = pathlib.Path(os.path.realpath(path))
-    return path.parent
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:

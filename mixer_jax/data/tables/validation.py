@@ -22,7 +22,7 @@ from mixer_jax.data.tables.category_notes import hash_cells
 from mixer_jax.runtime import files, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import image_reader, references, tables
 from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
@@ -313,8 +313,7 @@ def present(
 
     def look(part: Sequence[str]) -> list[bool]:
         return [
-            files.is_filled(os.path.join(root, one)) if one else True
-            for one in part
+            _is_filled(os.path.join(root, one)) if one else True for one in part
         ]
 
     paths = list(paths)
@@ -322,6 +321,12 @@ def present(
     with threads_lib.pool(threads or 4 * (os.cpu_count() or 1)) as pool:
         found = itertools.chain.from_iterable(pool.map(look, parts))
         return np.fromiter(found, bool, len(paths))
+
+
+def _is_filled(path: str) -> bool:
+    if (reference := references.parse(path)) is not None:
+        return image_reader.exists(reference)
+    return files.is_filled(path)
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
