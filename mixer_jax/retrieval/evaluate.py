@@ -6,7 +6,6 @@ documents of the same part of the distractor split (`test+distractors`). The row
 of the whole split is the mean of the rows of its parts.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -24,7 +23,6 @@ from mixer_jax.data.tables import table as table_lib
 from mixer_jax.retrieval import metrics, search
 from mixer_jax.runtime import files, paths, progress, results, text
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import references
 
 Row = dict[str, Any]
 # A function that embeds the samples of a frame, all of one role: f32 [rows, D].
@@ -65,15 +63,9 @@ def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
     Returns:
       Digests, str `[N]`; "" where the sample has no image.
     """
-
-    def digest(path: str) -> str:
-        if reference := references.parse(path):
-            return reference.digest
-        data = decoding.read(pathlib.Path(root) / path)
-        return hashlib.sha1(data, usedforsecurity=False).hexdigest()
-
     names = progress.track(set(frame.image) - {""}, "Comparing image files")
-    digests = {path: digest(path) for path in names} | {"": ""}
+    root = pathlib.Path(root)
+    digests = {name: decoding.digest(root / name) for name in names} | {"": ""}
     return np.array([digests[path] for path in frame.image], dtype=str)
 
 

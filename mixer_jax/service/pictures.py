@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 
 from mixer_jax.data.images import decoding, faults
+from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.runtime.tabular import references
 
 _HEAD = 64  # leading bytes that identify a picture's format
@@ -30,27 +31,36 @@ def respond(folder: pathlib.Path, name: str, row: int) -> Response:
     inside = references.parse(path) is not None
     try:
         content = decoding.read(path) if inside else _read_head(path)
-    except (OSError, decoding.UnreadableImageError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except (OSError, UnreadableImageError) as error:
+        if getattr(error, "kind", "") == faults.MISSING:
+            raise _missing(folder, name, row) from error
+        reason = getattr(error, "strerror", None) or error.reason
         raise HTTPException(
             500,
             f"The picture {references.label(name)} of document {row} cannot "
-            f"be read: {reason.rstrip('.')}.",
+            f"be read: {reason}.",
         ) from error
     if content is None:
-        raise HTTPException(
-            404,
-            f"The picture {name} of document {row} is missing in {folder}; if "
-            "the pictures were moved, start the server with --images=FOLDER.",
-        )
+        raise _missing(folder, name, row)
     kind = _media_type(content)
     if kind is None:
         raise HTTPException(
-            404, f"The file {name} of document {row} is not a picture."
+            404,
+            f"The file {references.label(name)} of document {row} is not a "
+            "picture.",
         )
     if inside:
         return Response(content, media_type=kind, headers=_HEADERS)
     return FileResponse(path, media_type=kind, headers=_HEADERS)
+
+
+def _missing(folder: pathlib.Path, name: str, row: int) -> HTTPException:
+    return HTTPException(
+        404,
+        f"The picture {references.label(name)} of document {row} is missing in "
+        f"{folder}; if the pictures were moved, start the server with "
+        "--images=FOLDER.",
+    )
 
 
 def _read_head(path: pathlib.Path) -> bytes | None:

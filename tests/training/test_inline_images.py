@@ -115,7 +115,7 @@ def _age(path):
 
 
 def test_faulty_images_are_listed_with_file_and_row(both, capsys):
-    path, inside = both
+    _, inside = both
     part = inside / "part-1.parquet"
     rows = pq.read_table(part)
     cells = rows["image"].to_pylist()

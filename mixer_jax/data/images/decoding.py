@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import hashlib
 import io
 import logging
 import os
@@ -61,6 +62,17 @@ def read(path: str | os.PathLike) -> bytes:
     raise UnreadableImageError(
         f"{path}: not a regular file.", faults.UNREADABLE
     )
+
+
+def digest(path: str | os.PathLike) -> str:
+    """Returns a digest of an image's bytes, for images of the same table.
+
+    Raises:
+      UnreadableImageError: if the file cannot be read.
+    """
+    if (reference := references.parse(path)) is not None:
+        return reference.digest
+    return hashlib.sha1(read(path), usedforsecurity=False).hexdigest()
 
 
 def _read_cell(reference: references.Reference, label: str) -> bytes:

@@ -4,13 +4,14 @@ Row groups may be larger than the memory, so only a few rows are read at once.
 Rows are read fastest in ascending order, by any number of threads.
 """
 
+import bisect
 import collections
+import itertools
 import os
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,10 +37,10 @@ def read(reference: Reference) -> bytes:
       ChangedError: if the row does not hold this image.
       ArrowException: if the file is damaged.
     """
-    for column in _READER.columns(reference.file):
-        content = _READER.read(reference.file, reference.row, column)
-        code = references.encode([references.digest(content)])[0].as_py()
-        if code == reference.digest:
+    file = _READER.find(reference.file)
+    for column in file.columns:
+        content = _READER.read(file, reference.row, column)
+        if references.code(content) == reference.digest:
             return content
     raise ChangedError(
         f"row {reference.row + 1} does not hold the image that it held when "
@@ -50,7 +51,8 @@ def read(reference: Reference) -> bytes:
 def exists(reference: Reference) -> bool:
     """Returns whether the file of an image exists and has its row."""
     try:
-        return reference.row < _READER.count(reference.file)
+        file = _READER.find(reference.file)
+        return reference.row < file.metadata.num_rows
     except (OSError, ValueError, pa.ArrowException):
         return False
 
@@ -59,6 +61,7 @@ class _File(NamedTuple):
     """What is known about a Parquet file.
 
     Attributes:
+      name: the path of the file.
       status: inode, size and time, by which a change is noticed.
       metadata: the file's footer.
       ends: the row after the last one of each row group.
@@ -66,9 +69,10 @@ class _File(NamedTuple):
       rows: how many rows to read at once, by column.
     """
 
+    name: str
     status: tuple[int, int, int]
     metadata: pq.FileMetaData
-    ends: np.ndarray
+    ends: list[int]
     columns: list[str]
     rows: dict[str, int]
 
@@ -76,17 +80,17 @@ class _File(NamedTuple):
 class _Cursor:
     """A position in a row group of a file, with the rows read last."""
 
-    def __init__(self, name: str, file: _File, group: int, column: str):
-        self.key = (name, file.status, group, column)
-        self.start = int(file.ends[group - 1]) if group else 0
+    def __init__(self, file: _File, group: int, column: str):
+        self.key = (file.name, file.status, group, column)
+        self.start = file.ends[group - 1] if group else 0
         self._cells: pa.Array = pa.array([], pa.large_binary())
-        self._batches = self._read(name, file, group, column)
+        self._batches = self._read(file, group, column)
 
     def _read(
-        self, name: str, file: _File, group: int, column: str
+        self, file: _File, group: int, column: str
     ) -> Iterator[pa.RecordBatch]:
         with (
-            pa.OSFile(os.fsencode(name)) as source,
+            pa.OSFile(os.fsencode(file.name)) as source,
             pq.ParquetFile(
                 source,
                 metadata=file.metadata,
@@ -129,60 +133,55 @@ class _Reader:
         )
         self._cursors: list[_Cursor] = []  # the last used ones at the end
 
-    def count(self, name: str) -> int:
-        """Returns the number of rows of a file."""
+    def find(self, name: str) -> _File:
+        """Returns what is known about a file in its present state."""
+        found = os.stat(name)
+        status = (found.st_ino, found.st_size, found.st_mtime_ns)
         with self._lock:
-            return self._find(name).metadata.num_rows
+            file = self._files.pop(name, None)
+            if file is None or file.status != status:
+                file = _describe(name, status)
+            self._files[name] = file
+            if len(self._files) > _CURSORS:
+                self._files.popitem(last=False)
+            return file
 
-    def columns(self, name: str) -> list[str]:
-        """Returns the columns of a file that may hold images."""
-        with self._lock:
-            return self._find(name).columns
-
-    def read(self, name: str, row: int, column: str) -> bytes:
+    def read(self, file: _File, row: int, column: str) -> bytes:
         """Returns a cell; b"" if it is empty."""
+        if row >= file.metadata.num_rows:
+            raise ChangedError(f"there is no row {row + 1}")
+        group = bisect.bisect_right(file.ends, row)
+        key = (file.name, file.status, group, column)
         with self._lock:
-            file = self._find(name)
-            if row >= file.metadata.num_rows:
-                raise ChangedError(f"there is no row {row + 1}")
-            group = int(np.searchsorted(file.ends, row, side="right"))
-            key = (name, file.status, group, column)
             near = [
                 cursor
                 for cursor in self._cursors
-                if cursor.key == key and cursor.start <= row
+                if cursor.start <= row and cursor.key == key
             ]
             if near:
                 cursor = max(near, key=lambda cursor: cursor.start)
                 self._cursors.remove(cursor)
             else:
-                cursor = _Cursor(name, file, group, column)
+                cursor = _Cursor(file, group, column)
             content = cursor.get(row)  # After an error, it is not kept.
             self._cursors.append(cursor)
             if len(self._cursors) > _CURSORS:
                 self._cursors.pop(0).close()
             return content
 
-    def _find(self, name: str) -> _File:
-        found = os.stat(name)
-        status = (found.st_ino, found.st_size, found.st_mtime_ns)
-        file = self._files.pop(name, None)
-        if file is None or file.status != status:
-            with pa.OSFile(os.fsencode(name)) as source:
-                metadata = pq.read_metadata(source)
-            counts = [
-                metadata.row_group(group).num_rows
-                for group in range(metadata.num_row_groups)
-            ]
-            schema = metadata.schema.to_arrow_schema()
-            columns = [a.name for a in schema if image_column.may_hold(a.type)]
-            columns.sort(key=lambda column: column != _FIRST)
-            ends = np.cumsum(counts, dtype=int)
-            file = _File(status, metadata, ends, columns, {})
-        self._files[name] = file
-        if len(self._files) > _CURSORS:
-            self._files.popitem(last=False)
-        return file
+
+def _describe(name: str, status: tuple[int, int, int]) -> _File:
+    with pa.OSFile(os.fsencode(name)) as source:
+        metadata = pq.read_metadata(source)
+    counts = (
+        metadata.row_group(group).num_rows
+        for group in range(metadata.num_row_groups)
+    )
+    schema = metadata.schema.to_arrow_schema()
+    columns = [a.name for a in schema if image_column.may_hold(a.type)]
+    columns.sort(key=lambda column: column != _FIRST)
+    ends = list(itertools.accumulate(counts))
+    return _File(name, status, metadata, ends, columns, {})
 
 
 _READER = _Reader()  # shared by all threads, to bound the memory

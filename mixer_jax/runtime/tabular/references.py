@@ -90,6 +90,11 @@ def digest(content: bytes | memoryview) -> bytes:
     return hashlib.sha256(content).digest()[:16]
 
 
+def code(content: bytes) -> str:
+    """Returns the digest of an image's bytes as it is in a reference."""
+    return base64.urlsafe_b64encode(digest(content))[:_DIGEST].decode()
+
+
 def encode(digests: Sequence[bytes]) -> pa.Array:
     """Returns digests in URL-safe base64 without padding, as Arrow strings."""
     # Zeros at the end of 16 bytes leave the first 22 of 24 characters.
