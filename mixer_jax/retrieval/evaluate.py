@@ -234,6 +234,7 @@ def read(
     max_skipped: float,
     max_pixels: int = decoding.MAX_PIXELS,
     *,
+    image_roots: str = "",
     together: bool = False,
 ) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
     """Reads and checks the rows of a sample table for an evaluation.
@@ -243,6 +244,7 @@ def read(
       settings: `split` and `distractors` of a config's `evaluate`.
       max_skipped: the maximum share of samples that may be dropped.
       max_pixels: the maximum number of pixels per image; see `decoding.decode`.
+      image_roots: see `table.read_table`.
       together: see `checking.check_images`.
 
     Returns:
@@ -254,7 +256,7 @@ def read(
         split has no queries, no documents or no query with a document of its
         category, or distractors share a category with the split.
     """
-    frame = table_lib.read_table(path)
+    frame = table_lib.read_table(path, image_roots)
     test = table_lib.select(frame, settings.split)
     others = distractors(frame, settings)
     shared = sorted(set(test.category_id) & set(others.category_id))

@@ -81,11 +81,11 @@ def open_table(
     root = table.folder(path)
     place = Path(prepared) if prepared else root / build.FOLDER
     begin = time.time_ns()
-    state = _state(path, split)
+    state = _state(path, split) | {"image_roots": options.image_roots}
     opened = _find_unchanged(place, root, state, options)
     if opened is not None:
         return opened
-    frame = table.select(table.read_table(path), split)
+    frame = table.select(table.read_table(path, options.image_roots), split)
     settings = {"data": identity.examine(frame, root), "options": options}
     if make:
         made = build.prepare(

@@ -32,13 +32,14 @@ LAYOUT = Layout(
     images="image",
 )
 QUERY, DOCUMENT = "query", "document"
-# SPLIT matches a valid split, and OUTSIDE a path that leaves the folder it is
-# relative to.
+# SPLIT matches a valid split, OUTSIDE a path that is not in the folder that it
+# should be relative to, and INVALID a path that is not absolute either.
 SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
 # Maximum number of characters per row. Commands also write rows as CSV, with up
 # to four bytes per character and doubled quotes, and a row must fit in a block.
 LONGEST = csv_files.BLOCK // 8
-OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
+INVALID = r"^(?:[\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
+OUTSIDE = rf"^/|{INVALID}"
 
 
 class Rule(NamedTuple):
@@ -128,8 +129,9 @@ RULES = (
     ),
     Rule(
         "image",
-        "the path {value} must be relative to the table's folder and inside it",
-        lambda rows: rows["image"].str.contains(OUTSIDE),
+        "the path {value} must be relative to the table's folder and inside "
+        "it, or absolute, without '..'",
+        lambda rows: rows["image"].str.contains(INVALID),
     ),
     Rule(
         "split",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.tables import rules
+from mixer_jax.data.tables import roots, rules
 from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
@@ -99,12 +99,13 @@ class Skipped:
         )
 
 
-def read_table(path: str | os.PathLike) -> pd.DataFrame:
+def read_table(path: str | os.PathLike, image_roots: str = "") -> pd.DataFrame:
     """Reads and checks a sample table.
 
     Args:
       path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of
         Parquet files.
+      image_roots: folders that images must be in, see `roots.rules`.
 
     Returns:
       A frame with the columns of `COLUMNS`, all strings, indexed from 0 to N-1.
@@ -114,7 +115,7 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         by the line it starts on; the header is line 1.
     """
     frame = tables.read(path, rules.LAYOUT)
-    validate(frame)
+    validate(frame, roots.rules(folder(path), image_roots))
     return frame
 
 
@@ -130,11 +131,11 @@ def writer(frame: pd.DataFrame, path: str | os.PathLike) -> files.Writer:
     return tables.writer(frame.loc[:, list(COLUMNS)], path)
 
 
-def validate(frame: pd.DataFrame) -> None:
+def validate(frame: pd.DataFrame, more: tuple[rules.Rule, ...] = ()) -> None:
     """Raises a `UserError` that names the first row that breaks a rule."""
     if frame.empty:
         raise UserError(f"{_table(frame)} has no rows, only a header.")
-    for fault in rules.faults(frame):
+    for fault in rules.faults(frame, (*rules.RULES, *more)):
         raise UserError(fault.describe(name_rows(frame, [fault.row])[0]))
 
 
