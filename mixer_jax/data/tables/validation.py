@@ -25,10 +25,10 @@ from mixer_jax.data.tables import (
     table,
 )
 from mixer_jax.data.tables.category_notes import hash_cells
-from mixer_jax.runtime import files, progress
+from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import image_reader, references, tables
+from mixer_jax.runtime.tabular import image_reader, tables
 from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
@@ -322,7 +322,8 @@ def present(
 
     def look(part: Sequence[str]) -> list[bool]:
         return [
-            _is_filled(os.path.join(root, one)) if one else True for one in part
+            not one or image_reader.is_filled(os.path.join(root, one))
+            for one in part
         ]
 
     paths = list(paths)
@@ -330,12 +331,6 @@ def present(
     with threads_lib.pool(threads or 4 * (os.cpu_count() or 1)) as pool:
         found = itertools.chain.from_iterable(pool.map(look, parts))
         return np.fromiter(found, bool, len(paths))
-
-
-def _is_filled(path: str) -> bool:
-    if (reference := references.parse(path)) is not None:
-        return image_reader.exists(reference)
-    return files.is_filled(path)
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:

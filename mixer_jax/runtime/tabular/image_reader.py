@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mixer_jax.runtime import files
 from mixer_jax.runtime.tabular import image_column, references
 from mixer_jax.runtime.tabular.references import Reference
 
@@ -48,12 +49,21 @@ def read(reference: Reference) -> bytes:
     )
 
 
-def exists(reference: Reference) -> bool:
-    """Returns whether the file of an image exists and has its row."""
+def is_filled(path: str) -> bool:
+    """Returns whether an image file is not empty, or a row is in its file.
+
+    Raises:
+      OSError: if the file system fails temporarily; the file may exist.
+    """
+    reference = references.parse(path)
+    if reference is None:
+        return files.is_filled(path)
+    if not files.is_filled(reference.file):
+        return False
     try:
         file = _READER.find(reference.file)
         return reference.row < file.metadata.num_rows
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, pa.ArrowException):
         return False
 
 

@@ -71,6 +71,10 @@ def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
 def test_a_changed_file_is_noticed(tmp_path):
     path = tmp_path / "t.parquet"
     names = write(path, draw(3))
+
+    def name_of(row):
+        return f"{path}#{row + 1}@{names[row].digest}"
+
     assert image_reader.read(names[2]) == draw(3)[2]
     new = write(path, draw(2)[::-1])
     with pytest.raises(image_reader.ChangedError, match="no row 3"):
@@ -78,10 +82,10 @@ def test_a_changed_file_is_noticed(tmp_path):
     with pytest.raises(image_reader.ChangedError, match="row 1 does not"):
         image_reader.read(names[0])
     assert image_reader.read(new[0]) == draw(2)[1]
-    assert image_reader.exists(names[1])
-    assert not image_reader.exists(names[2])
+    assert image_reader.is_filled(name_of(1))
+    assert not image_reader.is_filled(name_of(2))
     os.unlink(path)
-    assert not image_reader.exists(names[1])
+    assert not image_reader.is_filled(name_of(1))
     with pytest.raises(FileNotFoundError):
         image_reader.read(names[1])
 
