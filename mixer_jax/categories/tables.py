@@ -159,7 +159,8 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
             f"{folder}, but the written table refers to images inside its own "
             "folder, so that both can be moved; choose a folder that contains "
-            f"the images, such as --out={os.path.commonpath(map(os.path.dirname, there))}."
+            "the images, such as "
+            f"--out={os.path.commonpath(map(os.path.dirname, there))}."
         )
     if bad := next(filter(_is_not_text, inside), ""):
         raise UserError(

@@ -43,8 +43,8 @@ class Data(NamedTuple):
     Attributes:
       rows: hash of the rows.
       count: the number of rows.
-      images: paths relative to the table.
-      files: the same paths, prefixed with the table's folder.
+      images: paths relative to the table, and crop boxes; see `references`.
+      files: their paths, prefixed with the table's folder.
       sizes: int64 [n], bytes; -1 for a missing file.
       times: int64 [n], nanoseconds of the last modification.
     """
@@ -100,7 +100,8 @@ def examine(
         return known
     inside = references.are_references(frame["image"])
     images = [name for name in frame["image"][~inside].unique() if name]
-    paths = [os.path.join(root, name) for name in images]
+    files = map(references.file_of, images)
+    paths = [os.path.join(root, name) for name in files]
     if known is None:
         status = stat(paths)
     else:

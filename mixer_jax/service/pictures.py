@@ -1,5 +1,6 @@
 """Answers requests for the pictures of an index's documents."""
 
+import io
 import pathlib
 import stat
 
@@ -12,6 +13,7 @@ from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.runtime.tabular import references
 
 _HEAD = 64  # leading bytes that identify a picture's format
+_SIDE = 512  # pixels of a cropped picture
 _HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
@@ -27,7 +29,8 @@ def respond(folder: pathlib.Path, name: str, row: int) -> Response:
       HTTPException: if the picture is missing or cannot be read, or if the file
         is not a picture.
     """
-    path = folder / name
+    file, box = references.split(folder / name)
+    path = pathlib.Path(file)
     inside = references.parse(path) is not None
     try:
         content = decoding.read(path) if inside else _read_head(path)
@@ -49,9 +52,25 @@ def respond(folder: pathlib.Path, name: str, row: int) -> Response:
             f"The file {references.label(name)} of document {row} is not a "
             "picture.",
         )
+    if box:
+        return _cropped(folder / name, row)
     if inside:
         return Response(content, media_type=kind, headers=_HEADERS)
     return FileResponse(path, media_type=kind, headers=_HEADERS)
+
+
+def _cropped(path: pathlib.Path, row: int) -> Response:
+    """Returns the part of a picture in its crop box, on a white square."""
+    try:
+        pixels = decoding.decode(path, _SIDE)
+    except UnreadableImageError as error:
+        raise HTTPException(
+            500, f"The picture of document {row} cannot be shown: {error}"
+        ) from error
+    shown = io.BytesIO()
+    Image.fromarray(pixels).save(shown, "webp")
+    kind = Image.MIME["WEBP"]
+    return Response(shown.getvalue(), media_type=kind, headers=_HEADERS)
 
 
 def _missing(folder: pathlib.Path, name: str, row: int) -> HTTPException:

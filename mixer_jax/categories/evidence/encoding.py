@@ -1,7 +1,6 @@
 """Features of a click log, cached on disk because encoding is slow."""
 
 import functools
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -281,9 +280,10 @@ def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
     empty = np.flatnonzero(~is_file).astype(str).tolist()
     digests = references.contents(files[inside])
     numbers = np.flatnonzero(is_file).astype(str).tolist()
-    files = [os.fspath(file) for file in files[is_file]]
+    boxes = [references.split(file)[1] for file in files[is_file]]
+    files = [references.file_of(file) for file in files[is_file]]
     return identity.Data(
-        identity.hash_texts(texts, places, empty, digests),
+        identity.hash_texts(texts, places, empty, digests, boxes),
         len(images),
         numbers,
         files,

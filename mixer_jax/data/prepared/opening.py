@@ -25,7 +25,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import NewerFormatError
-from mixer_jax.runtime.tabular import parquet_files, strings, tables
+from mixer_jax.runtime.tabular import parquet_files, references, strings, tables
 
 RECORD = "opened.json"
 
@@ -206,7 +206,8 @@ def _same_images(folder: Path, root: Path) -> bool:
 
     def is_same(start: int) -> bool:
         part = slice(start, start + _CHUNK)
-        paths = [os.path.join(root, name) for name in names[part]]
+        files = map(references.file_of, names[part])
+        paths = [os.path.join(root, name) for name in files]
         sizes, times = identity.stat(paths)
         noted = notes[part]
         return len(noted) == len(paths) and bool(

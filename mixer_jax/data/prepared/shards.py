@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.images import checking, decoding
+from mixer_jax.data.images import checking, crops, decoding
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import records
 from mixer_jax.data.tables import table
@@ -297,6 +297,7 @@ def _records(
                 continue
             digests[place] = _digest(name, content)
         cells = {name: column[place] for name, column in task.texts.items()}
+        content, cells["box"] = crops.detach(content)
         yield records.encode(cells, content)
 
 
@@ -321,13 +322,16 @@ def _read(path: str, size: int, modified: int) -> bytes:
     try:
         return decoding.read(path)
     finally:
-        if identity.stat_one(path) != (size, modified):
-            raise identity.changed_error(path)
+        file = references.file_of(path)
+        if identity.stat_one(file) != (size, modified):
+            raise identity.changed_error(file)
 
 
 def _digest(name: str, content: bytes) -> np.ndarray | int:
     """Returns the digest of an image file; 0 if the name is a digest."""
-    return 0 if references.parse(name) else identity.digest(content)
+    if references.parse(name):
+        return 0
+    return identity.digest(crops.detach(content)[0])
 
 
 def _reason(error: UnreadableImageError, path: str) -> str:

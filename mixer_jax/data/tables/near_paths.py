@@ -23,8 +23,8 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
       " Did you mean 'a/b.jpg'?", in some cases with an explanation; "" if the
       file exists or no file is similar.
     """
-    path = os.fspath(path)
-    if os.path.exists(path) or references.parse(path):
+    path = references.file_of(path)
+    if os.path.exists(path):
         return ""
     folder, rest = _split(path)
     for candidate, note in _readings(rest):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.runtime.tabular import csv_files
+from mixer_jax.runtime.tabular import boxes, csv_files
 from mixer_jax.runtime.tabular.tables import Layout
 from mixer_jax.runtime.text import quoted
 
@@ -30,6 +30,7 @@ LAYOUT = Layout(
     name="sample table",
     note="; cells may be empty where a sample has no image, text or group",
     images="image",
+    optional=boxes.COLUMNS,
 )
 QUERY, DOCUMENT = "query", "document"
 # SPLIT matches a valid split, OUTSIDE a path that is not in the folder that it
@@ -133,6 +134,7 @@ RULES = (
         "it, or absolute, without '..'",
         lambda rows: rows["image"].str.contains(INVALID),
     ),
+    *(Rule(*check) for check in boxes.CHECKS),
     Rule(
         "split",
         "the split is {value}; it must be a name or name/part, made of "

@@ -2,9 +2,10 @@
 
 A sample is a query (an image) or a document (an image and a text, either of
 which may be missing). A table is a CSV or Parquet file with the columns of
-`COLUMNS`; every cell is a string and "" means missing. A split is `name` or
-`name/part`: training uses all parts together, evaluation ranks each part
-separately.
+`COLUMNS`; every cell is a string and "" means missing. A crop box has columns
+of its own, and becomes a part of the image's name, see `boxes`. A split is
+`name` or `name/part`: training uses all parts together, evaluation ranks each
+part separately.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from mixer_jax.data.tables import roots, rules
 from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import parquet_files, tables
+from mixer_jax.runtime.tabular import boxes, parquet_files, tables
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
 folder = parquet_files.folder  # to which image paths are relative
@@ -116,7 +117,7 @@ def read_table(path: str | os.PathLike, image_roots: str = "") -> pd.DataFrame:
     """
     frame = tables.read(path, rules.LAYOUT)
     validate(frame, roots.rules(folder(path), image_roots))
-    return frame
+    return boxes.join(frame)
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:

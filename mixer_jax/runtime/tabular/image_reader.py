@@ -57,7 +57,7 @@ def is_filled(path: str) -> bool:
     """
     reference = references.parse(path)
     if reference is None:
-        return files.is_filled(path)
+        return files.is_filled(references.file_of(path))
     if not files.is_filled(reference.file):
         return False
     try:

@@ -1,9 +1,12 @@
-"""Names of images that are stored as bytes in a column of a Parquet file.
+"""Names of images: paths, references to rows of Parquet files, and boxes.
 
-A name consists of the file, the row (from 1) and a digest of the bytes, for
-example `shop/part-0.parquet#17@q7-2V0Zr2zNCc3Qm8LkYxw`. The file is relative to
-the folder of the table, like the path of an image file. The bytes are read when
+The name of an image that is stored as bytes in a Parquet file consists of the
+file, the row (from 1) and a digest of the bytes, for example
+`shop/part-0.parquet#17@q7-2V0Zr2zNCc3Qm8LkYxw`. The file is relative to the
+folder of the table, like the path of an image file. The bytes are read when
 they are needed, so a table of such references takes little memory.
+
+A name may end in a crop box, as in `photo.jpg#box=10,20,300,400`; see `boxes`.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DIGEST = 22  # characters: 16 bytes in base64
-_REFERENCE = rf"#([1-9][0-9]*)@([A-Za-z0-9_-]{{{_DIGEST}}})$"
+_REFERENCE = rf"#([1-9][0-9]*)@([A-Za-z0-9_-]{{{_DIGEST}}})"
+_BOX = r"#box=[0-9]{1,9}(?:,[0-9]{1,9}){3}"
 _PARSED = re.compile(rf"(?s)(.+){_REFERENCE}")
+_BOXED = re.compile(rf"(?s)(.+)({_BOX})")
 
 
 class Reference(NamedTuple):
@@ -40,9 +45,23 @@ class Reference(NamedTuple):
     digest: str
 
 
+def split(name: str | os.PathLike) -> tuple[str, str]:
+    """Returns a name without its box, and the box, such as "10,20,300,400"."""
+    name = os.fspath(name)
+    found = _BOXED.fullmatch(name) if "#box=" in name else None
+    if found is None:
+        return name, ""
+    return found[1], found[2].removeprefix("#box=")
+
+
+def box_suffix(x1: int, y1: int, x2: int, y2: int) -> str:
+    """Returns the end of the name of an image with a crop box."""
+    return f"#box={x1},{y1},{x2},{y2}"
+
+
 def parse(name: str | os.PathLike) -> Reference | None:
     """Returns the reference that a name consists of; None for a path."""
-    name = os.fspath(name)
+    name, _ = split(name)
     found = _PARSED.fullmatch(name) if "#" in name else None
     if found is None:
         return None
@@ -51,26 +70,32 @@ def parse(name: str | os.PathLike) -> Reference | None:
 
 
 def file_of(name: str | os.PathLike) -> str:
-    """Returns the file that holds an image; `name` itself if it is a path."""
+    """Returns the file that holds an image."""
     reference = parse(name)
-    return reference.file if reference else os.fspath(name)
+    return reference.file if reference else split(name)[0]
 
 
 def label(name: str | os.PathLike) -> str:
-    """Returns how messages name an image: its path, or its file and row."""
+    """Returns how messages name an image: its file, and its row and box."""
     reference = parse(name)
-    if reference is None:
-        return os.fspath(name)
-    return f"{reference.file}, row {reference.row + 1}"
+    file, box = split(name)
+    if reference is not None:
+        file = f"{reference.file}, row {reference.row + 1}"
+    return f"{file}, box ({box.replace(',', ', ')})" if box else file
 
 
 def are_references(names: pd.Series) -> np.ndarray:
     """Returns which of N names are references, bool `[N]`."""
     found = names.str.contains("#", regex=False).to_numpy(bool, copy=True)
     if found.any():
-        pattern = f".{_REFERENCE}".replace("(", "(?:")
+        pattern = rf".{_REFERENCE}(?:{_BOX})?$".replace("([", "(?:[")
         found[found] = names[found].str.contains(pattern)
     return found
+
+
+def have_box(names: pd.Series) -> pd.Series:
+    """Returns which of N names end in a crop box, bool `[N]`."""
+    return names.str.contains(rf".{_BOX}$")
 
 
 def contents(names: pd.Series) -> pd.Series:
@@ -82,7 +107,8 @@ def contents(names: pd.Series) -> pd.Series:
     which = are_references(names)
     if not which.any():
         return names
-    return names.mask(which, "#@" + names.str.slice(-_DIGEST))
+    pattern = rf"^.*{_REFERENCE}({_BOX})?$"
+    return names.mask(which, names.str.replace(pattern, r"#@\2\3", regex=True))
 
 
 def digest(content: bytes | memoryview) -> bytes:

@@ -3,7 +3,7 @@ import pytest
 
 from mixer_jax.data.tables import rules, table
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import boxes, tables
 
 HEADER = ",".join(rules.COLUMNS)
 ROWS = [
@@ -34,6 +34,18 @@ def test_every_rule_can_be_broken():
             assert len(found) == 1, (column, cell)
             assert found[0].rule.column == column
             broken.add(found[0].rule)
+    for box in (
+        ("1", "", "", ""),
+        *(tuple("x" if i == j else "1" for j in range(4)) for i in range(4)),
+        *(("1", "1", "1", "2"), ("1", "1", "2", "1")),
+    ):
+        boxed = dict(zip(boxes.COLUMNS, box, strict=True))
+        broken |= {
+            one.rule for one in rules.faults(frame(GOOD).assign(**boxed))
+        }
+    boxed = dict(zip(boxes.COLUMNS, "1122", strict=True))
+    lacks = frame(GOOD).assign(image="", role="document", text="t", **boxed)
+    broken |= {one.rule for one in rules.faults(lacks)}
     document = ("d", "document", "", "", "c", "", "train")
     broken |= {one.rule for one in rules.faults(frame(document))}
     broken |= {one.rule for one in rules.faults(frame(GOOD, GOOD))}
