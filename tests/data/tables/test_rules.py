@@ -94,7 +94,7 @@ def test_batches_concatenate_to_the_table(both):
     for path, sizes in zip(both, ({"block": 300}, {"rows": 7}), strict=True):
         batches = read(path, **sizes)
         assert len(batches) > 5
-        frame = pd.concat(batches)
+        frame = boxes.join(pd.concat(batches))
         assert list(frame.index) == list(range(50))
         pd.testing.assert_frame_equal(frame, want, check_index_type=False)
         done = [one.done for one in tables.batches(path, rules.LAYOUT, **sizes)]
@@ -107,7 +107,7 @@ def test_reads_bom_crlf_blank_lines_and_any_column_order(tmp_path):
     rows = ("train,,c,,a.png,query,q1", "", "train,,c,,b.png,query,q2", "", "")
     path = write(tmp_path / "t.csv", *rows, header=header, end="\r\n")
     (frame,) = read(path)
-    assert tuple(frame.columns) == rules.COLUMNS
+    assert tuple(frame.columns) == (*rules.COLUMNS, *boxes.COLUMNS)
     assert frame["sample_id"].tolist() == ["q1", "q2"]
     assert tables.name_records(path, [1, 0]) == [
         f"{path}, line 4",
