@@ -32,10 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--split", default="train", help="the split (default: %(default)s)")
     add("--image-roots", default="", help=roots.HELP)
-    files = (
-        "number of files (default: about one per 1,024 samples, and about 512 "
-        "at most)"
-    )
+    files = "number of files (default: about one per 1,024 samples, up to 512)"
     add("--shards", type=numbers.whole(1, 99_999), default=0, help=files)
     decoding = "number of processes (default: one, with a thread per core)"
     add("--workers", type=numbers.whole(0, 1024), default=0, help=decoding)

@@ -19,6 +19,7 @@ from mixer_jax.data.prepared import build, opening, shards
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.retrieval import places
+from mixer_jax.retrieval.sharded import reading
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import image_reader, references, tables
 from mixer_jax.training import inputs
@@ -176,6 +177,16 @@ def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
         given = [f"--table={place}", f"--workdir={color_run}/stage2"]
         assert embed.main([*given, f"--out={out}.npz"]) == 0
         assert evaluate.main([*given, f"--out={out}.json"]) == 0
+        folder = tmp_path / f"{place.stem} {len(results)}"
+        for _ in range(2):  # The second time, the shards are kept.
+            given_out = [f"--out={folder}", "--shard-rows=5"]
+            assert embed.main([*given, *given_out]) == 0
+        single, parts = reading.read(f"{out}.npz"), reading.read(folder)
+        for one, other in zip(single, parts, strict=True):
+            if one.dtype == np.float32:
+                np.testing.assert_allclose(one, other, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(one, other)
         rows = json.loads(pathlib.Path(f"{out}.json").read_text())
         figures = [row | {"seconds": 0} for row in rows]
         with np.load(f"{out}.npz") as arrays:
