@@ -1,8 +1,11 @@
 """Measures preparing, opening and reading a table as it grows.
 
     python -m benchmarks.data_scale --samples=1000,100000 --json=data_scale.json
+    python -m benchmarks.data_scale --samples=10000000 --inline --workers=2
 
 Draws small JPEG files, texts and categories with Zipf frequencies from a seed.
+With `--inline`, the images are one-pixel PNGs in a column of the table instead,
+so that decoding takes little of the time.
 For each number of workers, prepares the table from scratch, and decodes the
 same files in as many processes that do nothing else, which gives the ratio.
 Then starts training, resumes it from the middle of an epoch (both up to the
@@ -28,7 +31,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import rich.box
 import rich.table
 from PIL import Image
@@ -44,6 +48,7 @@ _CATEGORIES = 100  # for all sizes, so that memory is that of the samples
 _DISTINCT = 10_000  # images; the other files are links to these
 _SECONDS = 20  # of reading batches
 _CHUNK = 64  # images per task of the bare loop
+_ROWS = 100_000  # rows of the table that are written at once
 
 Row = dict[str, Any]
 
@@ -61,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not parent.is_dir():
             raise UserError(f"--json={given.json}: there is no such folder.")
         for count in samples:
-            rows += measure(count, workers, given.side, given.folder or None)
+            side = 0 if given.inline else given.side
+            rows += measure(count, workers, side, given.folder or None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--samples", default="1000,100000", help="numbers of samples")
     add("--workers", default="1,2", help="numbers of processes")
     add("--side", type=int, default=64, help="side of the images in pixels")
+    inline = "one-pixel images as bytes in the table, instead of files"
+    add("--inline", action="store_true", help=inline)
     add("--folder", default="", help="parent of the temporary folder")
     add("--json", default="", help="file to write the rows to")
     return parser
@@ -97,14 +105,21 @@ def _numbers(name: str, text: str, smallest: int) -> list[int]:
 def measure(
     count: int, workers: Sequence[int], side: int, parent: str | None
 ) -> list[Row]:
-    """Measures tables of `count` samples; returns one row per worker count."""
+    """Measures tables of `count` samples; returns one row per worker count.
+
+    Args:
+      count: the number of samples.
+      workers: the numbers of worker processes.
+      side: the side of the images in pixels; 0 for images in the table.
+      parent: the parent of the temporary folder; None for the system's.
+    """
     with tempfile.TemporaryDirectory(dir=parent) as name:
         folder = pathlib.Path(name)
         path = write(folder, count, side)
         rates = {}
         for number in workers:
             shutil.rmtree(folder / "prepared", ignore_errors=True)
-            plain = count / _bare(folder, count, number)
+            plain = count / _bare(path, count, number)
             rates[number] = count / _prepare(path, number), plain
         start = _start(path)
         resume = _start(path, count // 4 // (data_start.BATCH // 2))
@@ -112,8 +127,9 @@ def measure(
         for number, (rate, plain) in rates.items():
             ours = _read(_batches(path, number))
             theirs = None
-            if partial_fc_torch.available():
-                theirs = _read(_torch_batches(folder, count, number))
+            # Shuffled rows of a Parquet file cannot be read one by one.
+            if side and partial_fc_torch.available():
+                theirs = _read(_torch_batches(path, count, number))
             rows.append(
                 {
                     "samples": count,
@@ -135,55 +151,91 @@ def measure(
 def write(folder: pathlib.Path, count: int, side: int) -> pathlib.Path:
     """Writes images and a table of half queries, half documents.
 
+    Args:
+      folder: the folder to write to.
+      count: the number of samples.
+      side: the side of the images in pixels, which are files `0.jpg`, `1.jpg`,
+        ...; 0 for images of one pixel in the table.
+
     Returns:
-      The path of the table; the images are `0.jpg`, `1.jpg`, ...
+      The path of the table.
     """
     rng = np.random.default_rng(0)
-    for number in range(min(count, _DISTINCT)):
-        small = rng.integers(0, 256, (8, 8, 3), np.uint8)
-        image = Image.fromarray(small).resize((side, side), Image.BICUBIC)
-        content = io.BytesIO()
-        image.save(content, "jpeg", quality=90)
-        (folder / f"{number}.jpg").write_bytes(content.getvalue())
-    for number in range(_DISTINCT, count):
-        os.link(folder / f"{number % _DISTINCT}.jpg", folder / f"{number}.jpg")
+    distinct = [_draw(rng, side) for _ in range(min(count, _DISTINCT))]
+    if side:
+        for number, content in enumerate(distinct):
+            (folder / f"{number}.jpg").write_bytes(content)
+        for number in range(_DISTINCT, count):
+            target = folder / f"{number % _DISTINCT}.jpg"
+            os.link(target, folder / f"{number}.jpg")
     weights = 1 / np.arange(1, _CATEGORIES + 1)
     categories = rng.choice(_CATEGORIES, count, p=weights / weights.sum())
     # Each category needs two samples.
     categories[: 2 * _CATEGORIES] = np.repeat(np.arange(_CATEGORIES), 2)
-    numbers = np.arange(count)
-    is_document = numbers % 2 == 1
-    frame = pd.DataFrame(
-        {
-            "sample_id": "s" + pd.Series(numbers).astype(str),
-            "role": np.where(is_document, "document", "query"),
-            "image": pd.Series(numbers).astype(str) + ".jpg",
-            "text": ("thing " + pd.Series(numbers % 5000).astype(str)).where(
-                is_document, ""
-            ),
-            "category_id": "c" + pd.Series(categories).astype(str),
-            "group": "",
-            "split": "train",
-        }
-    )[list(table_lib.COLUMNS)]
     path = folder / "table.parquet"
-    table_lib.write_table(frame, path)
+    kinds = dict.fromkeys(table_lib.COLUMNS, pa.string())
+    if not side:
+        kinds["image"] = pa.binary()
+    schema = pa.schema(kinds.items())
+    # Write in parts, so that the table need not fit into memory.
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, count, _ROWS):
+            numbers = np.arange(start, min(start + _ROWS, count))
+            images = [f"{number}.jpg" for number in numbers]
+            if not side:
+                images = [distinct[n % len(distinct)] for n in numbers]
+            columns = _columns(numbers, categories[numbers])
+            columns["image"] = images
+            writer.write_table(pa.table(columns, schema))
     long_ago = time.time() - 3600  # A new table is read again to be sure.
     os.utime(path, (long_ago, long_ago))
     return path
 
 
-def _decode(folder: pathlib.Path, start: int, stop: int) -> None:
-    for number in range(start, stop):
-        decoding.decode(folder / f"{number}.jpg", checking.CHECKED)
+def _draw(rng: np.random.Generator, side: int) -> bytes:
+    """Returns a JPEG file; a PNG file of one pixel if `side` is 0."""
+    shape = (8, 8, 3) if side else (1, 1, 3)
+    image = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
+    content = io.BytesIO()
+    if side:
+        image = image.resize((side, side), Image.BICUBIC)
+    image.save(content, "jpeg" if side else "png", quality=90)
+    return content.getvalue()
 
 
-def _bare(folder: pathlib.Path, count: int, workers: int) -> float:
-    """Returns the seconds that processes need to decode all files once."""
+def _columns(numbers: np.ndarray, categories: np.ndarray) -> dict[str, Any]:
+    """Returns the columns of some samples, except for their images."""
+    texts = (f"thing {n % 5000}" if n % 2 else "" for n in numbers)
+    return {
+        "sample_id": [f"s{n}" for n in numbers],
+        "role": np.where(numbers % 2, "document", "query"),
+        "text": list(texts),
+        "category_id": [f"c{n}" for n in categories],
+        "group": [""] * len(numbers),
+        "split": ["train"] * len(numbers),
+    }
+
+
+def _names(path: pathlib.Path, count: int) -> Sequence[str]:
+    """Returns the paths of all images, of a table by `write`."""
+    if (path.parent / "0.jpg").exists():
+        return [str(path.parent / f"{number}.jpg") for number in range(count)]
+    images = table_lib.read_table(path)["image"]
+    return [os.path.join(path.parent, name) for name in images]
+
+
+def _decode(names: Sequence[str]) -> None:
+    for name in names:
+        decoding.decode(name, checking.CHECKED)
+
+
+def _bare(path: pathlib.Path, count: int, workers: int) -> float:
+    """Returns the seconds that processes need to decode all images once."""
     begin = time.perf_counter()
+    names = _names(path, count)
     with threads.process_pool(workers) as pool:
         tasks = [
-            pool.submit(_decode, folder, start, min(start + _CHUNK, count))
+            pool.submit(_decode, names[start : start + _CHUNK])
             for start in range(0, count, _CHUNK)
         ]
         for task in tasks:
@@ -216,31 +268,31 @@ def _batches(path: pathlib.Path, workers: int) -> Iterator[Any]:
 
 
 class TorchImages:
-    """A map-style PyTorch dataset of the same files."""
+    """A map-style PyTorch dataset of the same image files."""
 
-    def __init__(self, folder: pathlib.Path, count: int):
-        """Takes the folder of `count` images."""
-        self._folder, self._count = folder, count
+    def __init__(self, names: Sequence[str]):
+        """Takes the paths of the images."""
+        self._names = names
 
     def __len__(self) -> int:
         """Returns the number of images."""
-        return self._count
+        return len(self._names)
 
     def __getitem__(self, number: int) -> Any:
         """Returns a decoded image, uint8 `[S, S, 3]`."""
         import torch
 
-        path = self._folder / f"{number}.jpg"
-        return torch.from_numpy(decoding.decode(path, data_start.SIZE).copy())
+        pixels = decoding.decode(self._names[number], data_start.SIZE)
+        return torch.from_numpy(pixels.copy())
 
 
 def _torch_batches(
-    folder: pathlib.Path, count: int, workers: int
+    path: pathlib.Path, count: int, workers: int
 ) -> Iterator[Any]:
     import torch.utils.data
 
     loader = torch.utils.data.DataLoader(
-        TorchImages(folder, count),
+        TorchImages(_names(path, count)),
         data_start.BATCH,
         shuffle=True,
         num_workers=workers,
@@ -265,9 +317,8 @@ def _read(batches: Iterator[Any]) -> float:
 def table(rows: list[Row]) -> rich.table.Table:
     """Formats the rows as a table."""
     side = rows[0]["side"]
-    shown = rich.table.Table(
-        title=f"JPEG files of {side} pixels", box=rich.box.SIMPLE
-    )
+    title = f"JPEG files of {side} pixels" if side else "Images in the table"
+    shown = rich.table.Table(title=title, box=rich.box.SIMPLE)
     columns = {
         "samples": ("samples", ","),
         "workers": ("workers", ""),

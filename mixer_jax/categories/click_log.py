@@ -7,7 +7,8 @@ Parquet files:
   items    item_id, image, text          (image or text may be "", not both)
   clicks   query_id, item_id, exposures, clicks
 
-Image paths are relative to the folder of the table that names them.
+Image paths are relative to the folder of the table that names them. In a
+Parquet table, the column `image` may hold the bytes of the images instead.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import pandas as pd
 from mixer_jax.runtime import similar
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import guards
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import boxes, tables
 from mixer_jax.runtime.text import quoted
 
 QUERIES = ("query_id", "image")
@@ -167,13 +168,26 @@ def read_columns(
 ) -> pd.DataFrame:
     """Reads `columns` of a CSV or Parquet table as text; empty cells are "".
 
+    Crop boxes become a part of the image's name; see `boxes`.
+
     Raises:
       UserError: if the file is missing, unreadable, empty or lacks a column.
     """
+    has_images = "image" in columns
+    optional = boxes.COLUMNS if has_images else ()
     if isinstance(path, _Frame):
-        return _columns_of(path, columns)
-    ids = tuple(name for name in columns if name.endswith("_id"))
-    return tables.read(path, tables.Layout(columns, ids=ids))
+        rows = _columns_of(path, columns, optional)
+    else:
+        images = "image" if has_images else ""
+        ids = tuple(name for name in columns if name.endswith("_id"))
+        layout = tables.Layout(columns, optional, ids, images=images)
+        rows = tables.read(path, layout)
+    if not has_images:
+        return rows
+    for check in boxes.CHECKS:
+        message = check.message.replace("{value}", "{}")
+        _reject(path, rows[check.column], check.broken(rows), message)
+    return boxes.join(rows)
 
 
 def read_samples(path: str | Path) -> pd.DataFrame:
@@ -222,7 +236,9 @@ def _reject(
         raise UserError(f"{_where(path, at, str(cells.name))}: {problem}.")
 
 
-def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
+def _columns_of(
+    table: _Frame, columns: tuple[str, ...], optional: tuple[str, ...]
+) -> pd.DataFrame:
     """Returns columns of an in-memory table as text; missing values are ""."""
     missing = [name for name in columns if name not in table.rows]
     if missing:
@@ -232,6 +248,7 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     if table.rows.empty:
         raise UserError(f"The table {table} has no rows.")
+    columns += tuple(name for name in optional if name in table.rows)
     twice = [name for name in columns if list(table.rows).count(name) > 1]
     if twice:
         raise UserError(f"The table {table} has the column {twice[0]} twice.")
@@ -244,7 +261,8 @@ def _columns_of(table: _Frame, columns: tuple[str, ...]) -> pd.DataFrame:
             )
     empty = cells.isna()
     try:
-        return cells.astype(str).mask(empty, "")
+        cells = cells.astype(str).mask(empty, "")
+        return cells.assign(**{a: "" for a in optional if a not in cells})
     except UnicodeDecodeError as error:
         raise UserError(
             f"The table {table} contains bytes; cells must be text or numbers."

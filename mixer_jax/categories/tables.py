@@ -157,8 +157,9 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     if outside:
         raise UserError(
             f"The image {os.path.normpath(folder / outside[0])} is not inside "
-            f"{folder}, but a sample table can only refer to images inside its "
-            "own folder; choose a folder that contains the images, such as "
+            f"{folder}, but the written table refers to images inside its own "
+            "folder, so that both can be moved; choose a folder that contains "
+            "the images, such as "
             f"--out={os.path.commonpath(map(os.path.dirname, there))}."
         )
     if bad := next(filter(_is_not_text, inside), ""):

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.data.tables import validation
+from mixer_jax.data.tables import roots, validation
 from mixer_jax.runtime import command, numbers, parsing, terminal
 
 
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
     add("--images", action="store_true", help="check the image files too")
+    add("--image-roots", default="", help=roots.HELP)
     add(
         "--max-skipped",
         type=numbers.share,
@@ -39,6 +40,7 @@ def _check(given: argparse.Namespace) -> None:
     report = validation.check(
         given.table,
         images=given.images,
+        image_roots=given.image_roots,
         max_skipped=given.max_skipped,
         threads=given.threads,
         console=terminal.Console(stderr=True),

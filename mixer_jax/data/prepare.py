@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from mixer_jax.data.images import checking, memory
 from mixer_jax.data.prepared import build, version
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import roots, table
 from mixer_jax.runtime import numbers, parsing, terminal
 
 
@@ -31,32 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"(default: {build.FOLDER} next to the table)",
     )
     add("--split", default="train", help="the split (default: %(default)s)")
-    add(
-        "--shards",
-        type=numbers.whole(1, 99_999),
-        default=0,
-        help="number of files (default: about one per 1,024 samples, and "
-        "about 512 at most)",
+    add("--image-roots", default="", help=roots.HELP)
+    files = "number of files (default: about one per 1,024 samples, up to 512)"
+    add("--shards", type=numbers.whole(1, 99_999), default=0, help=files)
+    decoding = "number of processes (default: one, with a thread per core)"
+    add("--workers", type=numbers.whole(0, 1024), default=0, help=decoding)
+    pixels = (
+        "leave out larger images, as the config's data.max_pixels (default: "
+        "%(default)s)"
     )
-    add(
-        "--workers",
-        type=numbers.whole(0, 1024),
-        default=0,
-        help="number of processes (default: one, with a thread per core)",
-    )
-    add(
-        "--max-pixels",
-        type=numbers.whole(1, 2**63 - 1),
-        default=memory.MAX_PIXELS,
-        help="leave out larger images, as the config's data.max_pixels "
-        "(default: %(default)s)",
-    )
-    add(
-        "--max-skipped",
-        type=numbers.share,
-        default=0.01,
-        help="maximum share of samples to leave out (default: %(default)s)",
-    )
+    whole, limit = numbers.whole(1, 2**63 - 1), memory.MAX_PIXELS
+    add("--max-pixels", type=whole, default=limit, help=pixels)
+    skipped = "maximum share of samples to leave out (default: %(default)s)"
+    add("--max-skipped", type=numbers.share, default=0.01, help=skipped)
     # The workers import this module, too, but do not need JAX.
     from mixer_jax.runtime import processes
 
@@ -66,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(given: argparse.Namespace) -> None:
     from mixer_jax.data.prepared import together
 
-    options = build.Options(given.max_pixels, given.shards, given.workers)
+    options = build.Options(
+        *(given.max_pixels, given.shards, given.workers, given.image_roots)
+    )
     opened = together.open_table(
         given.table, given.split, given.out, options=options
     )

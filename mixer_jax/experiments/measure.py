@@ -95,6 +95,7 @@ def measure_models(
                 settings,
                 config.data.max_skipped,
                 config.data.max_pixels,
+                image_roots=config.data.image_roots,
                 together=True,
             )
             for kind in skipped:
@@ -126,7 +127,7 @@ def measure_models(
     # The other fusions need a text encoder, which an image-only model lacks.
     if baselines and ours and ours[0].config.model.fusion != "image_only":
         training = table_lib.select(
-            table_lib.read_table(data.table), data.split
+            table_lib.read_table(data.table, data.image_roots), data.split
         )
         training, _ = inputs.read_usable(
             training, data.table, data, option=table_lib.MAX_SKIPPED
@@ -170,7 +171,9 @@ def _require(path: str | os.PathLike, usage: str, option: str) -> None:
 
 def _measure_baselines(config, frame, mesh: Mesh) -> list[evaluate.Row]:
     data, path = config.data, evaluate.table_path(config)
-    training = table_lib.select(table_lib.read_table(data.table), data.split)
+    training = table_lib.select(
+        table_lib.read_table(data.table, data.image_roots), data.split
+    )
     return baselines_lib.measure_baselines(
         frame,
         table_lib.folder(path),
@@ -193,7 +196,9 @@ def training_rows(workdir: str | os.PathLike, data: ConfigDict) -> pd.DataFrame:
       UserError: if the table cannot be read, or its rows differ from those
         that the run recorded.
     """
-    split = table_lib.select(table_lib.read_table(data.table), data.split)
+    split = table_lib.select(
+        table_lib.read_table(data.table, data.image_roots), data.split
+    )
     was = (workdir_lib.read_origin(workdir).get("split") or {}).get("rows")
     if was and identity.hash_rows(split) != was:
         raise UserError(

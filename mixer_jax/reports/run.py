@@ -133,7 +133,10 @@ def make_examples(
         )
     data = config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
-    frame, _ = evaluate.read(path, config.evaluate, limit, data.max_pixels)
+    frame, _ = evaluate.read(
+        *(path, config.evaluate, limit, data.max_pixels),
+        image_roots=data.image_roots,
+    )
     trained = checkpoints.load_model(done[-1], mesh)
     root = table_lib.folder(path)
     embedder = embed.make_embedder(

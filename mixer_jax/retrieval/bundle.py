@@ -243,8 +243,8 @@ def _damaged(folder: pathlib.Path, error: Exception) -> UserError:
 def _portable(config: ConfigDict) -> ConfigDict:
     """Returns a copy of a stage's config without machine-specific paths."""
     config = config_lib.from_dict(json.loads(config_lib.to_json(config)))
-    keys = (*places.KEYS, "init_command", "data.prepared", "data.features")
-    for key in keys:
+    keys = ("data.prepared", "data.features", "data.image_roots")
+    for key in (*places.KEYS, "init_command", *keys):
         places.put(config, key, "")
     return config
 

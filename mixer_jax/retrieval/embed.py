@@ -196,7 +196,8 @@ def write(
       UserError: if the table is invalid, the disk has too little space, too
         many images are unreadable, or the file cannot be written.
     """
-    frame, data = table.read_table(path), trained.config.data
+    data = trained.config.data
+    frame = table.read_table(path, data.image_roots)
     if jax.process_index() == 0:
         need = 4 * trained.config.model.dim * len(frame)
         subject = f"The embeddings of {len(frame):,} samples"

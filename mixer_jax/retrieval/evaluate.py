@@ -6,7 +6,6 @@ documents of the same part of the distractor split (`test+distractors`). The row
 of the whole split is the mean of the rows of its parts.
 """
 
-import hashlib
 import itertools
 import os
 import pathlib
@@ -59,22 +58,18 @@ class Samples(NamedTuple):
 
 
 def image_digests(frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
-    """Returns a digest of each image file; equal files have equal digests.
+    """Returns a digest of each image; equal images have equal digests.
 
     Args:
       frame: N rows of a sample table.
       root: the folder that the column `image` is relative to.
 
     Returns:
-      Hexadecimal digests, str `[N]`; "" where the sample has no image.
+      Digests, str `[N]`; "" where the sample has no image.
     """
-
-    def digest(path: str) -> str:
-        data = decoding.read(pathlib.Path(root) / path)
-        return hashlib.sha1(data, usedforsecurity=False).hexdigest()
-
     names = progress.track(set(frame.image) - {""}, "Comparing image files")
-    digests = {path: digest(path) for path in names} | {"": ""}
+    root = pathlib.Path(root)
+    digests = {name: decoding.digest(root / name) for name in names} | {"": ""}
     return np.array([digests[path] for path in frame.image], dtype=str)
 
 
@@ -270,6 +265,7 @@ def read(
     max_skipped: float,
     max_pixels: int = decoding.MAX_PIXELS,
     *,
+    image_roots: str = "",
     together: bool = False,
 ) -> tuple[pd.DataFrame, list[table_lib.Skipped]]:
     """Reads and checks the rows of a sample table for an evaluation.
@@ -279,6 +275,7 @@ def read(
       settings: `split` and `distractors` of a config's `evaluate`.
       max_skipped: the maximum share of samples that may be dropped.
       max_pixels: the maximum number of pixels per image; see `decoding.decode`.
+      image_roots: see `table.read_table`.
       together: see `checking.check_images`.
 
     Returns:
@@ -290,7 +287,7 @@ def read(
         split has no queries, no documents or no query with a document of its
         category, or distractors share a category with the split.
     """
-    frame = table_lib.read_table(path)
+    frame = table_lib.read_table(path, image_roots)
     test = table_lib.select(frame, settings.split)
     others = distractors(frame, settings)
     shared = sorted(set(test.category_id) & set(others.category_id))

@@ -113,15 +113,15 @@ def build(
         raise UserError(f"The batch size is {batch_size}; it must be positive.")
     workdir = paths.absolute(runs.find_models(run)[-1].workdir)
     path = paths.absolute(pathlib.Path(path))
-    frame = table.read_table(path)
+    trained = runs.load(workdir, mesh)
+    data = trained.config.data
+    frame = table.read_table(path, data.image_roots)
     if split:
         frame = table.select(frame, split)
     frame = frame[frame["role"] == table.DOCUMENT]
     if frame.empty:
         where = f"split {split!r} of {path}" if split else path
         raise UserError(f"There are no documents in {where}.")
-    trained = runs.load(workdir, mesh)
-    data = trained.config.data
     limit = data.max_skipped if max_skipped is None else max_skipped
     frame, skipped = checking.check_images(
         frame, path.parent, limit, max_pixels=data.max_pixels
@@ -134,16 +134,32 @@ def build(
             "train it again with a smaller learning rate."
         )
     documents = frame[list(COLUMNS)].reset_index(drop=True)
+    images, documents["image"] = _relative(documents["image"], path.parent)
     made = Index(
         documents=documents,
         embeddings=embeddings,
         workdir=workdir,
         step=trained.step,
-        images=path.parent,
+        images=images,
         fingerprint=bundle.fingerprint(trained),
-        sizes=tuple(places.sizes(path.parent, _pictures(documents))),
+        sizes=tuple(places.sizes(images, _pictures(documents))),
     )
     return made, skipped
+
+
+def _relative(
+    images: pd.Series, folder: pathlib.Path
+) -> tuple[pathlib.Path, pd.Series]:
+    """Returns a folder that contains all images, and their paths below it."""
+    absolute = images[images.str.startswith("/")]
+    if absolute.empty:
+        return folder, images
+    above = os.path.commonpath([folder, *map(os.path.dirname, absolute)])
+
+    def shorten(name: str) -> str:
+        return os.path.relpath(folder / name, above) if name else ""
+
+    return pathlib.Path(above), images.map(shorten)
 
 
 def save(index: Index, folder: str | os.PathLike) -> None:

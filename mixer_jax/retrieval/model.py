@@ -209,7 +209,10 @@ class Model:
             settings.distractors = distractors
         limit = data.max_skipped if max_skipped is None else max_skipped
         path = pathlib.Path(path)
-        frame, skipped = evaluate.read(path, settings, limit, data.max_pixels)
+        frame, skipped = evaluate.read(
+            *(path, settings, limit, data.max_pixels),
+            image_roots=data.image_roots,
+        )
         for kind in skipped:
             warnings.warn(f"{path}: {kind}", stacklevel=2)
         embedder = embed.make_embedder(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import references
 from mixer_jax.runtime.text import quoted
 
 _MAX_PROBES = 100  # maximum number of pictures to look for in each folder
@@ -71,14 +72,14 @@ def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:
     """
     inside = collections.defaultdict(set)
     for name in names:
-        folder, file = os.path.split(name)
+        folder, file = os.path.split(references.file_of(name))
         inside[folder].add(file)
     existing = {
         folder: _files(root / folder, files) for folder, files in inside.items()
     }
     absent = []
     for name in names:
-        folder, file = os.path.split(name)
+        folder, file = os.path.split(references.file_of(name))
         if file not in existing[folder]:
             absent.append(name)
     return absent
@@ -91,7 +92,8 @@ def sizes(root: pathlib.Path, names: Sequence[str]) -> list[int]:
       root: a folder.
       names: the files' names, of which at most `_MAX_PROBES` are used.
     """
-    files = [os.path.join(root, name) for name in names[:_MAX_PROBES]]
+    names = map(references.file_of, names[:_MAX_PROBES])
+    files = [os.path.join(root, name) for name in names]
     return identity.stat(files)[0].tolist()
 
 

@@ -2,7 +2,8 @@
 
 Paths and modification times do not matter. Rows are hashed. The sizes of image
 files are compared at every start, their bytes only if the modification time
-differs from the one noted beside the derived data.
+differs from the one noted beside the derived data. Images in Parquet files are
+identified by the digests in their names, which are hashed with the rows.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from mixer_jax.runtime import arrays, progress, threads
 from mixer_jax.runtime.errors import PassingError, UserError
-from mixer_jax.runtime.tabular import strings
+from mixer_jax.runtime.tabular import references, strings
 
 DIGEST = "sha256"  # of images
 NOTES = "images.npy"  # in the folder with data derived from the images
@@ -42,8 +43,8 @@ class Data(NamedTuple):
     Attributes:
       rows: hash of the rows.
       count: the number of rows.
-      images: paths relative to the table.
-      files: the same paths, prefixed with the table's folder.
+      images: paths relative to the table, and crop boxes; see `references`.
+      files: their paths, prefixed with the table's folder.
       sizes: int64 [n], bytes; -1 for a missing file.
       times: int64 [n], nanoseconds of the last modification.
     """
@@ -97,8 +98,10 @@ def examine(
     """
     if known is not None and len(frame) == known.count:
         return known
-    images = [name for name in frame["image"].unique() if name]
-    paths = [os.path.join(root, name) for name in images]
+    inside = references.are_references(frame["image"])
+    images = [name for name in frame["image"][~inside].unique() if name]
+    files = map(references.file_of, images)
+    paths = [os.path.join(root, name) for name in files]
     if known is None:
         status = stat(paths)
     else:
@@ -128,8 +131,8 @@ def describe(split: Data, used: Data) -> dict[str, Any]:
 def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's texts, column by column."""
     texts = [
-        column
-        for _, column in frame.items()
+        references.contents(column) if name == "image" else column
+        for name, column in frame.items()
         if not pd.api.types.is_numeric_dtype(column)
     ]
     return hash_texts(*texts)

@@ -12,10 +12,8 @@ All URLs in responses are relative, so that a proxy can add a prefix.
 import errno
 import functools
 import logging
-import pathlib
 import re
 import socket
-import stat
 import threading
 import time
 from importlib import resources
@@ -33,7 +31,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mixer_jax.data.images import decoding, faults
@@ -41,7 +39,7 @@ from mixer_jax.retrieval import search
 from mixer_jax.retrieval.index import Index
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import connections, middleware, uploads
+from mixer_jax.service import connections, middleware, pictures, uploads
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 MAX_K, DEFAULT_K = 100, 12
@@ -57,7 +55,6 @@ _UNROUTED = {
     "Method Not Allowed": "This URL does not support this method; POST a "
     "picture to search, and GET the other URLs.",
 }
-_HEAD = 64  # leading bytes that identify a picture's format
 _GRACE = 5  # seconds to finish open requests at shutdown
 _MAX_SEARCHES = 8  # concurrent searches; others wait without using a thread
 
@@ -201,7 +198,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             "image": f"image/{row}" if document["image"] else None,
         }
 
-    def picture(request: Request) -> FileResponse:
+    def picture(request: Request) -> Response:
         digits = request.path_params["row"]
         # int() raises an error for thousands of digits.
         row = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else -1
@@ -210,28 +207,7 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         name = documents["image"].iloc[row]
         if not name:
             raise HTTPException(404, f"Document {row} has no picture.")
-        path = searcher.index.images / name
-        try:
-            kind = _media_type(path) if _is_file(path) else ""
-        except OSError as error:
-            raise HTTPException(
-                500,
-                f"The picture {name} of document {row} cannot be read: "
-                f"{error.strerror}.",
-            ) from error
-        if kind == "":
-            raise HTTPException(
-                404,
-                f"The picture {name} of document {row} is missing in "
-                f"{searcher.index.images}; if the pictures were moved, start "
-                "the server with --images=FOLDER.",
-            )
-        if kind is None:
-            raise HTTPException(
-                404, f"The file {name} of document {row} is not a picture."
-            )
-        headers = {"X-Content-Type-Options": "nosniff"}
-        return FileResponse(path, media_type=kind, headers=headers)
+        return pictures.respond(searcher.index.images, name, row)
 
     app = Starlette(
         routes=[
@@ -246,27 +222,6 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     # Redirects would use absolute URLs, which lack a proxy's prefix.
     app.router.redirect_slashes = False
     return app
-
-
-def _is_file(path: pathlib.Path) -> bool:
-    """Like `path.is_file()`, but raises the operating system's errors."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-
-
-def _media_type(path: pathlib.Path) -> str | None:
-    """Returns the media type of a picture; None for any other file.
-
-    An index from another source may refer to any file, with any suffix.
-    """
-    with open(path, "rb") as file:
-        name = faults.identify(file.read(_HEAD))
-    if name in (None, "SVG"):  # Browsers run scripts in SVGs.
-        return None
-    Image.init()
-    return Image.MIME.get(name, "application/octet-stream")
 
 
 def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:

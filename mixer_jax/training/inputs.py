@@ -87,7 +87,11 @@ def load(
         path,
         data.split,
         data.prepared,
-        options=build.Options(data.max_pixels, workers=data.workers),
+        options=build.Options(
+            max_pixels=data.max_pixels,
+            workers=data.workers,
+            image_roots=data.image_roots,
+        ),
         make=prepare,
         say=say,
     )
@@ -122,7 +126,7 @@ def _from_files(
     tokenizer: text.Tokenizer,
 ) -> Inputs:
     """Returns inputs that read the image files, without preparing them."""
-    whole = table.select(table.read_table(path), data.split)
+    whole = table.select(table.read_table(path, data.image_roots), data.split)
     frame, skipped = read_usable(whole, path, data, workdir, option)
     root = table.folder(path)
     split = identity.examine(whole, root)

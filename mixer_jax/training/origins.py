@@ -159,7 +159,7 @@ def check_table(
     if not was or (same and not _is_newer(data.table, workdir)):
         return
     path = sources.ensure_table(data)
-    split = table.select(table.read_table(path), data.split)
+    split = table.select(table.read_table(path, data.image_roots), data.split)
     if identity.hash_rows(split) != was:
         raise UserError(
             f"{workdir} contains a finished run on different data: the rows "

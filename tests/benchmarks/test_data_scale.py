@@ -59,11 +59,36 @@ def test_images_beyond_the_distinct_ones_are_links(tmp_path, monkeypatch):
     monkeypatch.setattr(data_scale, "_DISTINCT", 5)
     data_scale.write(tmp_path, 300, 16)
     assert (tmp_path / "7.jpg").samefile(tmp_path / "2.jpg")
-    images = data_scale.TorchImages(tmp_path, 300)
+    names = data_scale._names(tmp_path / "table.parquet", 300)
+    images = data_scale.TorchImages(names)
     assert len(images) == 300
     torch = pytest.importorskip("torch")
     pixels = decoding.decode(tmp_path / "2.jpg", data_start.SIZE)
     assert torch.equal(images[7], torch.from_numpy(np.array(pixels)))
+
+
+def test_inline_images_are_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_scale, "_DISTINCT", 5)
+    monkeypatch.setattr(data_scale, "_ROWS", 100)
+    path = data_scale.write(tmp_path, 300, 0)
+    assert list(tmp_path.iterdir()) == [path]
+    names = data_scale._names(path, 300)
+    contents = [decoding.read(name) for name in names]
+    assert len({*contents}) == 5
+    assert contents[7] == contents[2]
+    assert decoding.decode(contents[0], 1).shape == (1, 1, 3)
+
+
+@pytest.mark.slow
+def test_rows_of_inline_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data_scale, "_SECONDS", 0.01)
+    out = tmp_path / "rows.json"
+    arguments = ["--samples=300", "--workers=1", "--inline"]
+    assert data_scale.main([*arguments, f"--json={out}"]) == 0
+    (row,) = json.loads(out.read_text())
+    assert row["ratio_to_dataloader"] is None
+    assert row["prepare_per_s"] > 0
+    assert "Images in the table" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

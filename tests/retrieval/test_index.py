@@ -38,6 +38,23 @@ def test_documents_are_embedded_by_the_last_stage(made, color_run, colors):
     assert made.embeddings[0] @ [1, -1, -1] > 1.6  # red
 
 
+def test_images_outside_the_folder_of_the_table_are_found(
+    color_run, colors, tmp_path
+):
+    root, frame = colors
+    here = tmp_path / "elsewhere" / "colors.parquet"
+    here.parent.mkdir()
+    absolute = [str(root / name) for name in frame.image]
+    table.write_table(frame.assign(image=absolute), here)
+    made, _ = index.build(color_run, here, make_mesh(), batch_size=8)
+    assert made.images == tmp_path
+    names = frame[frame.role == "document"].image
+    assert made.pictures == [f"{root.name}/{name}" for name in names]
+    index.save(made, tmp_path / "index")
+    assert index.load(tmp_path / "index").images == tmp_path
+    assert not places.check_images(made.images, made.pictures, made.sizes)
+
+
 def test_a_saved_index_can_be_loaded(made, tmp_path):
     folder = tmp_path / "new" / "index"
     made.documents.loc[0, ["image", "text", "group"]] = [

@@ -24,7 +24,7 @@ from mixer_jax.data.images import decoding
 from mixer_jax.retrieval import index
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
-from mixer_jax.service import connections, server, uploads
+from mixer_jax.service import connections, pictures, server, uploads
 from tests import broken_files
 
 
@@ -537,7 +537,7 @@ def test_an_unreadable_picture_gets_an_error_message(
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(path, *arguments)
 
-    monkeypatch.setattr(server, "open", refuse, raising=False)
+    monkeypatch.setattr(pictures, "open", refuse, raising=False)
     with TestClient(server.make_app(searcher)) as client:
         for row, message in ((0, "name too long"), (1, "Permission denied")):
             response = client.get(f"/image/{row}")

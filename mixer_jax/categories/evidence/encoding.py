@@ -1,7 +1,6 @@
 """Features of a click log, cached on disk because encoding is slow."""
 
 import functools
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from mixer_jax.runtime import (
 )
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import sharing
+from mixer_jax.runtime.tabular import references
 
 _PART = 4096  # images or texts per cached part; a part takes under a minute
 
@@ -274,11 +274,16 @@ def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
     """Returns the identity of texts and images, independent of paths."""
     codes, files = pd.factorize(np.array(images, object))
     places = codes.astype(str).tolist()
-    empty = [str(code) for code, file in enumerate(files) if not file]
-    numbers = [str(code) for code, file in enumerate(files) if file]
-    files = [os.fspath(file) for file in files if file]
+    files = pd.Series(files, dtype=object)
+    inside = references.are_references(files)
+    is_file = (files != "").to_numpy(bool) & ~inside
+    empty = np.flatnonzero(~is_file).astype(str).tolist()
+    digests = references.contents(files[inside])
+    numbers = np.flatnonzero(is_file).astype(str).tolist()
+    boxes = [references.split(file)[1] for file in files[is_file]]
+    files = [references.file_of(file) for file in files[is_file]]
     return identity.Data(
-        identity.hash_texts(texts, places, empty),
+        identity.hash_texts(texts, places, empty, digests, boxes),
         len(images),
         numbers,
         files,

@@ -3,20 +3,24 @@
 import contextlib
 import ctypes
 import functools
+import hashlib
 import io
 import logging
+import math
 import os
 import stat
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax.data.images import faults, memory, parts
+from mixer_jax.data.images import crops, faults, memory, parts
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.runtime import files
+from mixer_jax.runtime.tabular import image_reader, references
 
 # Pillow's own limit ignores that JPEGs can be decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
@@ -36,13 +40,23 @@ _BAND = 1 << 18  # pixels composited on white at a time
 def read(path: str | os.PathLike) -> bytes:
     """Returns the bytes of an image file, without blocking on pipes.
 
+    Args:
+      path: the file, or the name of an image; see `references`.
+
+    Returns:
+      The bytes, with the crop box of the name, if any; see `crops`.
+
     Raises:
       UnreadableImageError: if the file cannot be read.
     """
+    label, box = references.label(path), references.split(path)[1]
+    if (reference := references.parse(path)) is not None:
+        return crops.attach(_read_cell(reference, label), box)
+    name = references.file_of(path)
     try:
-        with open(path, "rb", opener=files.open_unblocked) as file:
+        with open(name, "rb", opener=files.open_unblocked) as file:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file.read()
+                return crops.attach(file.read(), box)
     except (OSError, ValueError) as error:
         kind = faults.of_system(error)
         reason = getattr(error, "strerror", None) or str(error)
@@ -50,10 +64,32 @@ def read(path: str | os.PathLike) -> bytes:
             reason = "the file is missing"
         elif kind == faults.FOLDER:
             reason = "it is a folder"
-        raise UnreadableImageError(f"{path}: {reason}.", kind) from error
+        raise UnreadableImageError(f"{label}: {reason}.", kind) from error
     raise UnreadableImageError(
-        f"{path}: not a regular file.", faults.UNREADABLE
+        f"{label}: not a regular file.", faults.UNREADABLE
     )
+
+
+def digest(path: str | os.PathLike) -> str:
+    """Returns a digest of an image's bytes, for images of the same table.
+
+    Raises:
+      UnreadableImageError: if the file cannot be read.
+    """
+    if (reference := references.parse(path)) is not None:
+        return f"{reference.digest}#{references.split(path)[1]}"
+    return hashlib.sha1(read(path), usedforsecurity=False).hexdigest()
+
+
+def _read_cell(reference: references.Reference, label: str) -> bytes:
+    """Returns the bytes of an image in a Parquet file."""
+    try:
+        return image_reader.read(reference)
+    except (image_reader.ChangedError, pa.ArrowException) as error:
+        kind, reason = faults.UNREADABLE, str(error)
+    except OSError as error:
+        kind, reason = faults.of_system(error), error.strerror
+    raise faults.unreadable(label, kind, reason)
 
 
 def decode(
@@ -64,14 +100,18 @@ def decode(
     option: str = "",
     formats: Sequence[str] = (),
 ) -> np.ndarray:
-    """Decodes an image to a square: rotated per EXIF, uncropped, on white.
+    """Decodes an image to a square: rotated per EXIF, on white.
+
+    Images are not cropped, except to their crop box, if they have one. A part
+    of the box that is outside the image is ignored.
 
     Animations are decoded to their first frame. A JPEG is decoded at the
     smallest sufficient scale of 1, 1/2, 1/4 and 1/8, which is much faster. All
     threads of a process share `memory.BUDGET`: each waits for free memory.
 
     Args:
-      source: a path, or the bytes of a PNG, JPEG, WebP ... file.
+      source: a path, or the bytes of a PNG, JPEG, WebP ... file; either may
+        have a crop box, see `references` and `crops`.
       size: S, the side of the square in pixels; the longer side of the image
         is scaled to it and the rest is white.
       max_pixels: the maximum number of decoded pixels; None for no limit. For a
@@ -90,9 +130,12 @@ def decode(
     if isinstance(source, bytes):
         name, content = "an image", source
     else:
-        name, content = str(source), read(source)
+        name, content = references.label(source), read(source)
+    content, box = crops.detach(content)
     try:
-        return _decode(content, size, max_pixels, tuple(formats) or None)
+        return _decode(content, size, max_pixels, tuple(formats) or None, box)
+    except crops.OutsideError as error:
+        raise faults.unreadable(name, faults.NO_AREA, str(error)) from None
     except _TooManyPixelsError as error:
         reason = f"{error}{f' ({option})' if option else ''}; scale it down"
         raise faults.unreadable(name, faults.TOO_LARGE, reason) from None
@@ -114,6 +157,7 @@ def _decode(
     size: int,
     max_pixels: int | None,
     formats: Sequence[str] | None,
+    box: str,
 ) -> np.ndarray:
     """Decodes within the memory budget; Pillow's errors propagate."""
     parts.check(content)
@@ -122,27 +166,32 @@ def _decode(
     if declared is not None:
         whole, peak = declared
         _check_pixels(whole, whole[0] * whole[1], max_pixels)
+        peak += memory.BYTES_PER_PIXEL * math.prod(whole) * bool(box)
         with budget.reserve(peak + square):
-            return _load(_open(content, formats), size, whole)
+            image = _open(content, formats)
+            return _load(image, size, whole, crops.Crop(box, whole))
     image = _open(content, formats)
     whole = image.size
-    image.draft("RGB", (size, size))
+    crop = crops.Crop(box, whole)
+    image.draft("RGB", crop.scaled(size))
     pixels, peak = memory.estimate(image, content, whole)
     _check_pixels(whole, pixels, max_pixels)
+    peak += memory.BYTES_PER_PIXEL * math.prod(image.size) * bool(box)
     with budget.reserve(peak + square):
         try:
-            return _load(image, size, image.size)
+            return _load(image, size, image.size, crop)
         finally:
             del image  # frees the decoder's memory
 
 
 def _load(
-    image: Image.Image, size: int, declared: tuple[int, int]
+    image: Image.Image, size: int, declared: tuple[int, int], crop: crops.Crop
 ) -> np.ndarray:
     with contextlib.closing(image):
         if image.width * image.height > declared[0] * declared[1]:
             raise ValueError("the header has conflicting sizes")
-        return _square(_upright(image), size)
+        turned = memory.is_turned(image)
+        return _square(crop.apply(_upright(image), turned), size)
 
 
 def _open(content: bytes, formats: Sequence[str] | None) -> Image.Image:

@@ -178,10 +178,19 @@ def estimate(
 
 def is_rotated(image: Image.Image) -> bool:
     """Returns whether the EXIF orientation differs from the default."""
+    return _orientation(image) != 1
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Returns whether width and height are swapped in the upright image."""
+    return _orientation(image) in (5, 6, 7, 8)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        return image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, KeyError, struct.error):
-        return False  # Unreadable EXIF data are ignored.
+        return 1  # Unreadable EXIF data are ignored.
 
 
 def _area(size: tuple[int, int]) -> int:

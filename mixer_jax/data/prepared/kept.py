@@ -9,6 +9,7 @@ import pandas as pd
 from mixer_jax.data.prepared import records, shards
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, identity
+from mixer_jax.runtime.tabular import references
 
 ROWS = "rows.npy"
 # A row's key, its record (-1 if it was left out) and its image's digest.
@@ -73,7 +74,9 @@ def keys(frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int) -> np.ndarray:
       max_pixels: see `decoding.decode`.
     """
     out = np.full((len(frame), 2), max_pixels, np.uint64)
-    columns = [frame[name].to_numpy(object) for name in table.COLUMNS]
+    cells = {name: frame[name] for name in table.COLUMNS}
+    cells["image"] = references.contents(frame["image"])
+    columns = [column.to_numpy(object) for column in cells.values()]
     for values in (*columns, sizes.astype(np.uint64)):
         # Most columns repeat their cells.
         codes, distinct = pd.factorize(values)

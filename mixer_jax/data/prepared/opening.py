@@ -25,7 +25,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import NewerFormatError
-from mixer_jax.runtime.tabular import parquet_files, strings, tables
+from mixer_jax.runtime.tabular import parquet_files, references, strings, tables
 
 RECORD = "opened.json"
 
@@ -81,11 +81,11 @@ def open_table(
     root = table.folder(path)
     place = Path(prepared) if prepared else root / build.FOLDER
     begin = time.time_ns()
-    state = _state(path, split)
+    state = _state(path, split) | {"image_roots": options.image_roots}
     opened = _find_unchanged(place, root, state, options)
     if opened is not None:
         return opened
-    frame = table.select(table.read_table(path), split)
+    frame = table.select(table.read_table(path, options.image_roots), split)
     settings = {"data": identity.examine(frame, root), "options": options}
     if make:
         made = build.prepare(
@@ -192,7 +192,7 @@ def _record(opened: Opened, state: dict[str, Any]) -> None:
 
 def _describe(prepared: Prepared, frame: pd.DataFrame, root: Path) -> Opened:
     """Describes the rows of a table that were left out."""
-    found = prepared.errors(root)
+    found = prepared.errors(root, frame["image"])
     kept, unreadable, listed = checking.leave_out(frame, root, *found)
     _, lone = table.drop_lone(kept, 1.0)
     text = tables.csv_text(listed) if unreadable.count else ""
@@ -206,7 +206,8 @@ def _same_images(folder: Path, root: Path) -> bool:
 
     def is_same(start: int) -> bool:
         part = slice(start, start + _CHUNK)
-        paths = [os.path.join(root, name) for name in names[part]]
+        files = map(references.file_of, names[part])
+        paths = [os.path.join(root, name) for name in files]
         sizes, times = identity.stat(paths)
         noted = notes[part]
         return len(noted) == len(paths) and bool(

@@ -23,11 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.images import checking, decoding
+from mixer_jax.data.images import checking, crops, decoding
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import records
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import files, identity, paths
+from mixer_jax.runtime.tabular import references
 
 TEXTS = tuple(name for name in table.COLUMNS if name != "image")
 OPTION = "data.max_pixels"  # for messages
@@ -142,7 +143,8 @@ class Result:
       count: the number of records.
       size: the size of the file in bytes.
       checksum: the file's checksum, hexadecimal.
-      digests: uint8 `[n, 16]`, the digests of the rows' images; 0 for none.
+      digests: uint8 `[n, 16]`, the digests of the rows' image files; 0 for
+        none.
       faults: the rows that were left out.
     """
 
@@ -291,15 +293,19 @@ def _records(
                 reason = _reason(error, path)
                 found.append(Fault(row, error.kind, reason, name))
                 if content is not None:
-                    digests[place] = identity.digest(content)
+                    digests[place] = _digest(name, content)
                 continue
-            digests[place] = identity.digest(content)
+            digests[place] = _digest(name, content)
         cells = {name: column[place] for name, column in task.texts.items()}
+        content, cells["box"] = crops.detach(content)
         yield records.encode(cells, content)
 
 
 def _read(path: str, size: int, modified: int) -> bytes:
-    """Returns the bytes of an image whose size and time are as expected.
+    """Returns the bytes of an image that is as expected.
+
+    A file must have the given size and time. An image in a Parquet file is
+    compared with its digest when it is read.
 
     Args:
       path: the path of the image.
@@ -311,17 +317,27 @@ def _read(path: str, size: int, modified: int) -> bytes:
       PassingError: if it was changed, removed or created since its size and
         time were looked up, as when a file system is lost for a moment.
     """
+    if references.parse(path):
+        return decoding.read(path)
     try:
         return decoding.read(path)
     finally:
-        if identity.stat_one(path) != (size, modified):
-            raise identity.changed_error(path)
+        file = references.file_of(path)
+        if identity.stat_one(file) != (size, modified):
+            raise identity.changed_error(file)
+
+
+def _digest(name: str, content: bytes) -> np.ndarray | int:
+    """Returns the digest of an image file; 0 if the name is a digest."""
+    if references.parse(name):
+        return 0
+    return identity.digest(crops.detach(content)[0])
 
 
 def _reason(error: UnreadableImageError, path: str) -> str:
     """Returns an error message without the image's name."""
     message = str(error)
-    for start in (path, "an image"):
+    for start in (references.label(path), "an image"):
         message = message.removeprefix(start)
     return message
 

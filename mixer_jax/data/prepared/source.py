@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mixer_jax.data.images import crops
 from mixer_jax.data.prepared import generations, records
 from mixer_jax.runtime import arrays
 from mixer_jax.runtime.errors import UserError
@@ -74,8 +75,8 @@ class PreparedSource:
 
     def __getitem__(self, row: int) -> tuple[bytes, str]:
         """Returns a row's encoded image (b"" if it has none) and text."""
-        image, text = self._read(row, "image", "text")
-        return image, text.decode()
+        image, box, text = self._read(row, "image", "box", "text")
+        return crops.attach(image, box.decode()), text.decode()
 
     def text(self, row: int) -> str:
         """Returns a row's text."""

@@ -31,6 +31,7 @@ def describe(
     folder = paths.plain(version / FOLDER)
     features = {name: tfds.features.Text() for name in table.COLUMNS}
     features["image"] = tfds.features.Image()
+    features["box"] = tfds.features.Text()  # "x1,y1,x2,y2"; "" for none
     info = tfds.core.DatasetInfo(
         builder=dataset_info.DatasetIdentity(
             name=FOLDER.parent.name,

@@ -60,7 +60,7 @@ def open_table(
     )
     if place == 0:
         return _lead(path, split, prepared, options, count)
-    frame = table.select(table.read_table(path), split)
+    frame = table.select(table.read_table(path, options.image_roots), split)
     key = identity.examine(frame, root).key
     draft, wanted = processes.gather("draft", None)[0]
     if not draft:

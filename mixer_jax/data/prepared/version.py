@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import (
@@ -19,7 +20,7 @@ from mixer_jax.data.prepared.source import PreparedSource
 from mixer_jax.data.tables import samples
 from mixer_jax.runtime import arrays, identity
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import strings
+from mixer_jax.runtime.tabular import references, strings
 
 SKIPPED = "skipped.csv"
 TRAINING, PLACES = "training", "records.npy"
@@ -83,15 +84,22 @@ class Prepared(NamedTuple):
             generations.remove_others(self.folder)
 
     def errors(
-        self, root: Path
+        self, root: Path, images: pd.Series
     ) -> tuple[np.ndarray, list[UnreadableImageError]]:
-        """Returns the positions of the rows left out, and their errors."""
+        """Returns the positions of the rows left out, and their errors.
+
+        Args:
+          root: the folder that image paths are relative to.
+          images: the present names of the frame's images. Images in Parquet
+            files may have been moved to other rows or files.
+        """
         rows = np.array([fault.row for fault in self.skipped], int)
+        names = images.iloc[rows]
         return rows, [
             UnreadableImageError(
-                f"{root / fault.image}{fault.reason}", fault.kind
+                f"{references.label(root / name)}{fault.reason}", fault.kind
             )
-            for fault in self.skipped
+            for name, fault in zip(names, self.skipped, strict=True)
         ]
 
 

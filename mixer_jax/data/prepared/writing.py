@@ -37,11 +37,13 @@ class Options:
       max_pixels: see `decoding.decode`.
       shards: the number of files per split; 0 to derive it from the rows.
       workers: the number of processes that decode; 0 for one thread per core.
+      image_roots: folders that images must be in, see `roots.rules`.
     """
 
     max_pixels: int = memory.MAX_PIXELS
     shards: int = 0
     workers: int = 0
+    image_roots: str = ""
 
 
 class Draft(NamedTuple):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from mixer_jax.runtime.tabular import references
+
 
 def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
     """Returns a sentence that names a file similar to a missing one.
@@ -21,7 +23,7 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
       " Did you mean 'a/b.jpg'?", in some cases with an explanation; "" if the
       file exists or no file is similar.
     """
-    path = os.fspath(path)
+    path = references.file_of(path)
     if os.path.exists(path):
         return ""
     folder, rest = _split(path)

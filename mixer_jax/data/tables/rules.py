@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.runtime.tabular import csv_files
+from mixer_jax.runtime.tabular import boxes, csv_files
 from mixer_jax.runtime.tabular.tables import Layout
 from mixer_jax.runtime.text import quoted
 
@@ -29,15 +29,18 @@ LAYOUT = Layout(
     exact=True,
     name="sample table",
     note="; cells may be empty where a sample has no image, text or group",
+    images="image",
+    optional=boxes.COLUMNS,
 )
 QUERY, DOCUMENT = "query", "document"
-# SPLIT matches a valid split, and OUTSIDE a path that leaves the folder it is
-# relative to.
+# SPLIT matches a valid split, OUTSIDE a path that is not in the folder that it
+# should be relative to, and INVALID a path that is not absolute either.
 SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
 # Maximum number of characters per row. Commands also write rows as CSV, with up
 # to four bytes per character and doubled quotes, and a row must fit in a block.
 LONGEST = csv_files.BLOCK // 8
-OUTSIDE = r"^(?:[/\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
+INVALID = r"^(?:[\\~]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\\n]|$)"
+OUTSIDE = rf"^/|{INVALID}"
 
 
 class Rule(NamedTuple):
@@ -127,9 +130,11 @@ RULES = (
     ),
     Rule(
         "image",
-        "the path {value} must be relative to the table's folder and inside it",
-        lambda rows: rows["image"].str.contains(OUTSIDE),
+        "the path {value} must be relative to the table's folder and inside "
+        "it, or absolute, without '..'",
+        lambda rows: rows["image"].str.contains(INVALID),
     ),
+    *(Rule(*check) for check in boxes.CHECKS),
     Rule(
         "split",
         "the split is {value}; it must be a name or name/part, made of "

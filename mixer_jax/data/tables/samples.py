@@ -15,7 +15,7 @@ import pandas as pd
 
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, files
-from mixer_jax.runtime.tabular import strings
+from mixer_jax.runtime.tabular import references, strings
 
 ROLES = (table.QUERY, table.DOCUMENT)
 _CATEGORIES = "category_ids.arrow"
@@ -127,7 +127,7 @@ def from_frame(frame: pd.DataFrame) -> Samples:
     keys = labels.astype(np.int64) + is_document * len(ids)
     counts = np.bincount(keys, minlength=2 * len(ids))
     ends = np.concatenate([[0], np.cumsum(counts)])
-    images, first_image = _distinct(frame["image"])
+    images, first_image = _distinct(references.contents(frame["image"]))
     texts, first_text = _distinct(frame["text"])
     columns = dict(
         labels=labels,

@@ -2,27 +2,28 @@
 
 A sample is a query (an image) or a document (an image and a text, either of
 which may be missing). A table is a CSV or Parquet file with the columns of
-`COLUMNS`; every cell is a string and "" means missing. A split is `name` or
-`name/part`: training uses all parts together, evaluation ranks each part
-separately.
+`COLUMNS`; every cell is a string and "" means missing. A crop box has columns
+of its own, and becomes a part of the image's name, see `boxes`. A split is
+`name` or `name/part`: training uses all parts together, evaluation ranks each
+part separately.
 """
 
 import dataclasses
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.tables import rules
+from mixer_jax.data.tables import roots, rules
 from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import boxes, parquet_files, tables
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
+folder = parquet_files.folder  # to which image paths are relative
 # Remedy for training samples that are the only one of their category.
 LONE_REMEDY = (
     "Add a second sample to each of these categories, merge them with others"
@@ -99,12 +100,13 @@ class Skipped:
         )
 
 
-def read_table(path: str | os.PathLike) -> pd.DataFrame:
+def read_table(path: str | os.PathLike, image_roots: str = "") -> pd.DataFrame:
     """Reads and checks a sample table.
 
     Args:
       path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of
         Parquet files.
+      image_roots: folders that images must be in, see `roots.rules`.
 
     Returns:
       A frame with the columns of `COLUMNS`, all strings, indexed from 0 to N-1.
@@ -114,17 +116,8 @@ def read_table(path: str | os.PathLike) -> pd.DataFrame:
         by the line it starts on; the header is line 1.
     """
     frame = tables.read(path, rules.LAYOUT)
-    validate(frame)
-    return frame
-
-
-def folder(path: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a table; image paths are relative to it."""
-    path = pathlib.Path(path)
-    # A folder of Parquet files may be named "." or "..".
-    if path.name in ("", ".."):
-        path = pathlib.Path(os.path.realpath(path))
-    return path.parent
+    validate(frame, roots.rules(folder(path), image_roots))
+    return boxes.join(frame)
 
 
 def write_table(frame: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -139,11 +132,11 @@ def writer(frame: pd.DataFrame, path: str | os.PathLike) -> files.Writer:
     return tables.writer(frame.loc[:, list(COLUMNS)], path)
 
 
-def validate(frame: pd.DataFrame) -> None:
+def validate(frame: pd.DataFrame, more: tuple[rules.Rule, ...] = ()) -> None:
     """Raises a `UserError` that names the first row that breaks a rule."""
     if frame.empty:
         raise UserError(f"{_table(frame)} has no rows, only a header.")
-    for fault in rules.faults(frame):
+    for fault in rules.faults(frame, (*rules.RULES, *more)):
         raise UserError(fault.describe(name_rows(frame, [fault.row])[0]))
 
 

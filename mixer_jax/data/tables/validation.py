@@ -17,12 +17,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.tables import category_notes, near_paths, rules, table
+from mixer_jax.data.tables import (
+    category_notes,
+    near_paths,
+    roots,
+    rules,
+    table,
+)
 from mixer_jax.data.tables.category_notes import hash_cells
-from mixer_jax.runtime import files, progress
+from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import image_reader, tables
 from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
@@ -128,6 +134,7 @@ def check(
     path: str | os.PathLike,
     *,
     images: bool = False,
+    image_roots: str = "",
     max_skipped: float = 0.01,
     rows: int = tables.ROWS,
     block: int = tables.BLOCK,
@@ -139,6 +146,7 @@ def check(
     Args:
       path: a `.csv` or `.parquet` file, or a folder of Parquet files.
       images: whether to look for the image files as well.
+      image_roots: folders that images must be in, see `roots.rules`.
       max_skipped: the maximum share of samples whose image may be missing.
       rows: the rows per batch of a Parquet table.
       block: the bytes per batch of a CSV table.
@@ -152,6 +160,7 @@ def check(
     path = Path(path)
     console = console or Console(quiet=True)
     counter, faults, ids = _Counter(), {}, []
+    alone = [*_ALONE, *roots.rules(table.folder(path), image_roots)]
     names = category_notes.LookAlikes()
     missing = _MissingImages(path, threads) if images else None
 
@@ -166,7 +175,7 @@ def check(
                 done = batch.done
 
     for batch in read("Checking the table"):
-        for fault in rules.faults(batch, _ALONE):
+        for fault in rules.faults(batch, alone):
             _add(faults, fault, int(batch.index[0]))
         ids.append(hash_cells(batch["sample_id"]))
         names.add(batch["category_id"])
@@ -313,7 +322,7 @@ def present(
 
     def look(part: Sequence[str]) -> list[bool]:
         return [
-            files.is_filled(os.path.join(root, one)) if one else True
+            not one or image_reader.is_filled(os.path.join(root, one))
             for one in part
         ]
 
@@ -382,7 +391,8 @@ def _add(
 
 def _message(faults: dict[rules.Rule, rules.Fault], path: Path) -> str:
     """Returns a message with one line per broken rule, in the rules' order."""
-    broken = [faults[rule] for rule in rules.RULES if rule in faults]
+    order = dict.fromkeys((*rules.RULES, *faults))
+    broken = [faults[rule] for rule in order if rule in faults]
     where = tables.name_records(path, [fault.row for fault in broken])
     lines = (a.describe(b) for a, b in zip(broken, where, strict=True))
     return "\n".join(lines)

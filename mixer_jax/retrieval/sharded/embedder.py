@@ -16,6 +16,7 @@ from mixer_jax.retrieval.sharded import layout
 from mixer_jax.runtime import identity
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import threads as threads_lib
+from mixer_jax.runtime.tabular import references
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 _OPTION = "data.max_pixels"  # for messages
@@ -182,7 +183,8 @@ class _Source:
         """Describes a row that was left out."""
         error, sample = self.errors[row], self._frame.iloc[row]
         reason = str(error)
-        for start in (str(self._root / sample["image"]), "an image"):
+        label = references.label(self._root / sample["image"])
+        for start in (label, "an image"):
             reason = reason.removeprefix(start)
         return layout.Skipped(
             int(self._frame.index[row]),

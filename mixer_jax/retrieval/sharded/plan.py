@@ -13,12 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixer_jax.data.tables import category_notes, rules, validation
+from mixer_jax.data.tables import category_notes, roots, rules, validation
 from mixer_jax.retrieval.sharded import layout
 from mixer_jax.retrieval.sharded.layout import Shard
 from mixer_jax.runtime import identity, paths, progress
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import boxes, parquet_files, tables
 
 _COMPARED = 1 << 22  # IDs compared at once; takes 32 MB
 _UNUSED = ("role", "category_id", "group", "split")
@@ -26,7 +26,10 @@ _ROW = "row"  # the column with the row's number in the table
 
 
 def make(
-    table: str | os.PathLike, folder: paths.Path, shard_rows: int
+    table: str | os.PathLike,
+    folder: paths.Path,
+    shard_rows: int,
+    image_roots: str = "",
 ) -> list[Shard]:
     """Writes the rows of each shard of a table to a file, and the plan.
 
@@ -34,6 +37,7 @@ def make(
       table: a sample table.
       folder: the folder of the embeddings.
       shard_rows: the number of rows per shard, except for each role's last.
+      image_roots: folders that images must be in, see `roots.rules`.
 
     Raises:
       UserError: names the file, row and column of the table's first error.
@@ -41,7 +45,7 @@ def make(
     shards: list[Shard] = []
     kept = {role: _Kept(role, folder, shard_rows) for role in layout.FOLDERS}
     with tempfile.TemporaryFile() as hashes:
-        for batch in _read(table):
+        for batch in _read(table, image_roots):
             hashes.write(category_notes.hash_cells(batch["sample_id"]).data)
             for role, rows in kept.items():
                 shards += rows.add(batch[batch["role"] == role])
@@ -75,9 +79,10 @@ def read_rows(folder: paths.Path, shard: Shard) -> pd.DataFrame:
     return frame.set_index(_ROW)
 
 
-def _read(path: str | os.PathLike) -> Iterator[pd.DataFrame]:
+def _read(path: str | os.PathLike, image_roots: str) -> Iterator[pd.DataFrame]:
     """Yields batches of a table's rows, which obey all rules but one."""
     alone = [rule for rule in rules.RULES if rule is not rules.REPEATED]
+    alone += roots.rules(parquet_files.folder(path), image_roots)
     done = 0.0
     with progress.show("Reading the table", 1.0) as count:
         for batch in tables.batches(path, rules.LAYOUT):
@@ -85,7 +90,7 @@ def _read(path: str | os.PathLike) -> Iterator[pd.DataFrame]:
                 row = int(batch.rows.index[fault.row])
                 (where,) = tables.name_records(path, [row])
                 raise UserError(fault.describe(where))
-            yield batch.rows
+            yield boxes.join(batch.rows)
             count(batch.done - done)
             done = batch.done
 

@@ -10,7 +10,7 @@ import pandas as pd
 from mixer_jax.data.images import checking, faults
 from mixer_jax.data.tables import near_paths, table
 from mixer_jax.retrieval.sharded.layout import Skipped
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import references, tables
 
 
 class Limit(NamedTuple):
@@ -58,7 +58,7 @@ def _message(one: Skipped, root: pathlib.Path) -> str:
     path = root / one.image
     is_missing = one.kind == faults.MISSING
     hint = near_paths.hint(path, root) if is_missing else ""
-    return f"{path}{one.reason}{hint}"
+    return f"{references.label(path)}{one.reason}{hint}"
 
 
 def csv_text(left_out: Sequence[Skipped]) -> str:
@@ -68,7 +68,9 @@ def csv_text(left_out: Sequence[Skipped]) -> str:
             "sample_id": [one.sample_id for one in left_out],
             "image": [one.image for one in left_out],
             "kind": [one.kind for one in left_out],
-            "reason": [f"{one.image}{one.reason}" for one in left_out],
+            "reason": [
+                f"{references.label(one.image)}{one.reason}" for one in left_out
+            ],
             "row": [one.row + 1 for one in left_out],
         }
     )

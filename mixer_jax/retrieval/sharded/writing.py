@@ -29,6 +29,7 @@ from mixer_jax.runtime import (
 )
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import sharing
+from mixer_jax.runtime.tabular import references
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 SHARD_ROWS = 8192  # by default
@@ -101,7 +102,8 @@ def _write(
     place, count = processes.place()
     if place == 0:
         layout.begin(folder, settings)
-        plan.make(path, folder, settings.shard_rows)
+        image_roots = trained.config.data.image_roots
+        plan.make(path, folder, settings.shard_rows, image_roots)
     processes.barrier("plan", processes.PATIENCE)
     sharing.check(
         folder,
@@ -191,8 +193,8 @@ class _Job:
 
     def _stamp(self, frame: pd.DataFrame) -> str:
         """Returns a hash of the images' sizes and times; "" if unknown."""
-        names = [self._root / name for name in frame["image"] if name]
-        status = identity.stat(names)
+        files = map(references.file_of, frame["image"])
+        status = identity.stat([self._root / file for file in files if file])
         return "" if (status < 0).any() else _hash(status)
 
     def embed(self, trained: Trained, shards: Sequence[Shard]) -> None:

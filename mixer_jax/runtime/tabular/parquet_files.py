@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import image_column
 from mixer_jax.runtime.text import quoted
 
 ROWS = 65_536  # per batch
@@ -77,8 +78,20 @@ def parts(path: Path) -> list[Path]:
     return sorted(found)
 
 
+def folder(path: str | os.PathLike) -> Path:
+    """Returns the folder of a table; image paths are relative to it."""
+    path = Path(path)
+    # A folder of Parquet files may be named "." or "..".
+    if path.name in ("", ".."):
+        path = Path(os.path.realpath(path))
+    return path.parent
+
+
 def batches(
-    path: Path, select: Callable[[Sequence[str], Path], list[str]], rows: int
+    path: Path,
+    select: Callable[[Sequence[str], Path], list[str]],
+    rows: int,
+    images: str = "",
 ) -> Iterator[tuple[pa.Table, float]]:
     """Yields a table's rows, and the share of its files read so far.
 
@@ -87,16 +100,19 @@ def batches(
       select: maps the column names and the part to the columns to read; may
         raise.
       rows: the rows per batch.
+      images: the column whose cells may be the bytes of images; these are
+        replaced by references, see `image_column`.
 
     Raises:
       UserError: if a part is not a Parquet file or `select` rejects it.
     """
     files = parts(path)
+    column = image_column.Column(images, folder(path))
     for number, part in enumerate(files):
         if part.exists() and not part.is_file():
             raise UserError(f"{part} cannot be read: it is not a regular file.")
         try:
-            for batch, done in _part(path, part, select, rows):
+            for batch, done in _part(path, part, select, rows, column):
                 yield batch, (number + done) / len(files)
         except (OSError, pa.ArrowException) as error:
             raise UserError(_unreadable(path, part, error)) from error
@@ -242,6 +258,7 @@ def _part(
     part: Path,
     select: Callable[[Sequence[str], Path], list[str]],
     rows: int,
+    images: image_column.Column,
 ) -> Iterator[tuple[pa.Table, float]]:
     """Yields the rows of one file, and the share of the file read so far."""
     fixed = _partition(part.relative_to(path) if part != path else Path())
@@ -257,9 +274,15 @@ def _part(
         wanted = select([*inside, *(a for a in fixed if a not in inside)], part)
         read = [name for name in wanted if name in inside]
         total, done = max(file.metadata.num_rows, 1), 0
+        if images.name in read:
+            rows = image_column.batch_rows(file, images.name, rows)
         for batch in file.iter_batches(rows, columns=read, use_threads=False):
-            done += batch.num_rows
             table = pa.Table.from_batches([batch])
+            if images.name in read:
+                cells = images.convert(table[images.name], part, done)
+                place = table.column_names.index(images.name)
+                table = table.set_column(place, images.name, cells)
+            done += batch.num_rows
             for name in set(wanted) & set(fixed):
                 if name in inside:
                     _check_partition(table[name], name, fixed[name], part)

@@ -42,6 +42,7 @@ class Layout:
       exact: whether other columns are an error; otherwise they are ignored.
       name: the name of this kind of table, for error messages.
       note: appended to the message about wrong columns.
+      images: the column that may hold images as bytes; see `image_column`.
     """
 
     columns: tuple[str, ...]
@@ -50,6 +51,7 @@ class Layout:
     exact: bool = False
     name: str = "table"
     note: str = ""
+    images: str = ""
 
     def check(self, names: Sequence[str], path: str | os.PathLike) -> None:
         """Checks the names of a table's columns.
@@ -124,7 +126,7 @@ def batches(
         return [name for name in columns if name in names]
 
     read = (
-        parquet_files.batches(path, select, rows)
+        parquet_files.batches(path, select, rows, layout.images)
         if is_parquet
         else csv_files.batches(path, select, block)
     )

@@ -29,6 +29,7 @@ FREE = (
     "profile",
     "sharding",
     "data.features",
+    "data.image_roots",
     "data.max_skipped",
     "data.prepared",
     "data.source",
@@ -63,6 +64,7 @@ def defaults() -> ConfigDict:
     data.source = ""  # what builds a missing table; see demo/sources.py
     data.split = "train"  # includes its parts, "train/..."
     data.prepared = ""  # array_record folder; "" for one next to the table
+    data.image_roots = ""  # "DIR[,DIR]" that images must be in; "" for any
     data.image_size = 224  # pixels, both sides
     data.text_length = 32  # tokens; longer texts are truncated
     # "minilm", a folder or a hub name; "" for the text encoder's own tokenizer

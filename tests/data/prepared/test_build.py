@@ -344,7 +344,7 @@ def test_all_images_may_be_unreadable(frame, root):
     frame = frame[frame["image"] != ""].reset_index(drop=True)
     for _ in range(2):
         made = build.prepare(frame, root)
-        rows, errors = made.errors(root)
+        rows, errors = made.errors(root, frame["image"])
         assert rows.tolist() == [*range(len(frame))]
         assert {error.kind for error in errors} == {faults.EMPTY}
 

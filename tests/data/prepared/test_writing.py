@@ -72,7 +72,7 @@ def test_unreadable_images_are_left_out_and_listed(frame, root):
     (root / "0.png").unlink()
     (root / "3.png").write_bytes(b"<html>not found</html>")
     made = build.prepare(frame, root)
-    rows, errors = made.errors(root)
+    rows, errors = made.errors(root, frame["image"])
     assert rows.tolist() == [0, 3]
     kinds = [faults.MISSING, faults.NOT_AN_IMAGE]
     assert [error.kind for error in errors] == kinds

@@ -53,7 +53,7 @@ def test_truth_that_holds_out_all_samples_raises_an_error(truth, tmp_path):
 
 def test_invalid_row_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="Sample 'd' of the found table"):
-        found.check(ROWS.assign(image=["q.png", "/d.png"]), None, tmp_path)
+        found.check(ROWS.assign(image=["q.png", "~/d.png"]), None, tmp_path)
 
 
 def test_new_table_must_not_replace_the_truth(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 
 from mixer_jax.data.tables import rules, table
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.tabular import boxes, tables
 
 HEADER = ",".join(rules.COLUMNS)
 ROWS = [
@@ -22,7 +22,7 @@ def test_every_rule_can_be_broken():
         "sample_id": ["", "a\0"],
         "role": ["x"],
         "category_id": [""],
-        "image": ["", "/a", "~a", "a/../b", "..", "C:a", "\\a", "..\nx"],
+        "image": ["", "/a/../b", "~a", "a/../b", "..", "C:a", "\\a", "..\nx"],
         "text": ["words"],
         "split": ["", "a b", "a/b/c", "train\n"],
     }
@@ -34,6 +34,18 @@ def test_every_rule_can_be_broken():
             assert len(found) == 1, (column, cell)
             assert found[0].rule.column == column
             broken.add(found[0].rule)
+    for box in (
+        ("1", "", "", ""),
+        *(tuple("x" if i == j else "1" for j in range(4)) for i in range(4)),
+        *(("1", "1", "1", "2"), ("1", "1", "2", "1")),
+    ):
+        boxed = dict(zip(boxes.COLUMNS, box, strict=True))
+        broken |= {
+            one.rule for one in rules.faults(frame(GOOD).assign(**boxed))
+        }
+    boxed = dict(zip(boxes.COLUMNS, "1122", strict=True))
+    lacks = frame(GOOD).assign(image="", role="document", text="t", **boxed)
+    broken |= {one.rule for one in rules.faults(lacks)}
     document = ("d", "document", "", "", "c", "", "train")
     broken |= {one.rule for one in rules.faults(frame(document))}
     broken |= {one.rule for one in rules.faults(frame(GOOD, GOOD))}
@@ -82,7 +94,7 @@ def test_batches_concatenate_to_the_table(both):
     for path, sizes in zip(both, ({"block": 300}, {"rows": 7}), strict=True):
         batches = read(path, **sizes)
         assert len(batches) > 5
-        frame = pd.concat(batches)
+        frame = boxes.join(pd.concat(batches))
         assert list(frame.index) == list(range(50))
         pd.testing.assert_frame_equal(frame, want, check_index_type=False)
         done = [one.done for one in tables.batches(path, rules.LAYOUT, **sizes)]
@@ -95,7 +107,7 @@ def test_reads_bom_crlf_blank_lines_and_any_column_order(tmp_path):
     rows = ("train,,c,,a.png,query,q1", "", "train,,c,,b.png,query,q2", "", "")
     path = write(tmp_path / "t.csv", *rows, header=header, end="\r\n")
     (frame,) = read(path)
-    assert tuple(frame.columns) == rules.COLUMNS
+    assert tuple(frame.columns) == (*rules.COLUMNS, *boxes.COLUMNS)
     assert frame["sample_id"].tolist() == ["q1", "q2"]
     assert tables.name_records(path, [1, 0]) == [
         f"{path}, line 4",

@@ -89,7 +89,7 @@ def test_reads_very_long_texts(tmp_path):
         ("x,query,,,c1,,train", "image", "needs an image"),
         ("x,query,a.png,words,c1,,train", "text", "cannot have a text"),
         ("x,document,,,c1,,train", "image", "an image or a text"),
-        ("x,query,/a.png,,c1,,train", "image", "relative"),
+        ("x,query,../a.png,,c1,,train", "image", "relative"),
         ("x,query,a/../../b.png,,c1,,train", "image", "relative"),
         ("x,query,C:\\a.png,,c1,,train", "image", "relative"),
         ("x,query,a.png,,c1,,", "split", "name/part"),

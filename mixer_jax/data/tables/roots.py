@@ -1,0 +1,68 @@
+"""Confines the images of a sample table to given folders."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from mixer_jax.data.tables.rules import Rule
+from mixer_jax.runtime.tabular import references
+from mixer_jax.runtime.text import listing
+
+HELP = (
+    "folders, separated by commas, that images must be in, apart from the "
+    "table's folder (default: any)"
+)
+
+
+def rules(folder: str | os.PathLike, image_roots: str) -> tuple[Rule, ...]:
+    """Returns the rule that images are in the table's folder or other ones.
+
+    Symbolic links are followed, also those in the names of the folders.
+
+    Args:
+      folder: the folder of the table.
+      image_roots: the other folders, separated by commas; "" for no rule.
+    """
+    given = [root for root in image_roots.split(",") if root]
+    if not given:
+        return ()
+    named = listing([os.path.abspath(root) for root in given])
+    named = named.replace("{", "{{").replace("}", "}}")  # a format string
+    message = (
+        "the image {value} is, or links to, a file outside the table's folder "
+        f"and the image roots, {named}; move the image there, remove the row, "
+        "or name the folder of the file in --image-roots (in a config, "
+        "data.image_roots)"
+    )
+    return (Rule("image", message, _outside(os.fspath(folder), given)),)
+
+
+def _outside(
+    folder: str, image_roots: list[str]
+) -> Callable[[pd.DataFrame], np.ndarray]:
+    roots = tuple(
+        os.path.join(os.path.realpath(root), "")
+        for root in (folder or os.curdir, *image_roots)
+    )
+    folders: dict[str, str] = {}  # real paths, by name
+
+    def is_outside(name: str) -> bool:
+        if not name:
+            return False
+        path = os.path.join(folder, references.file_of(name))
+        parent, file = os.path.split(path)
+        if (real := folders.get(parent)) is None:
+            real = folders[parent] = os.path.realpath(parent)
+        # Looking up whole paths would take several times as long.
+        real = os.path.join(real, file)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        return not real.startswith(roots)
+
+    def broken(rows: pd.DataFrame) -> np.ndarray:
+        codes, names = pd.factorize(rows["image"])
+        return np.array([is_outside(name) for name in names], bool)[codes]
+
+    return broken
