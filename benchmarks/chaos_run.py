@@ -247,7 +247,7 @@ def compare(one: Run, other: Run) -> dict[str, Any]:
     trained = [checkpoints.load_model(folder, mesh) for folder in folders]
     leaves = [jax.tree.leaves(model.variables) for model in trained]
     rows = [
-        np.concatenate(list(row_files.open_proxies(folder).blocks))
+        np.concatenate(list(row_files.open_proxies(folder).blocks()))
         for folder in folders
     ]
     pairs = [*zip(*leaves, strict=True), tuple(rows)]

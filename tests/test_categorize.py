@@ -307,10 +307,10 @@ def test_truth_is_not_overwritten(run, capsys, monkeypatch):
         assert f"--truth={root}/{name} would be" in capsys.readouterr().err
 
 
-def test_folder_of_a_training_run_is_rejected(run, capsys, monkeypatch):
+def test_folder_of_an_export_is_rejected(run, capsys, monkeypatch):
     root, _, _ = run
     (root / "categories.json").write_text('["c1", "c2"]')
     monkeypatch.delattr(categorize.checking, "check_images")
     assert categorize.main([f"--log={root}/log", f"--out={root}"]) == 2
-    assert "belongs to a training run" in capsys.readouterr().err
+    assert "belongs to exported proxies" in capsys.readouterr().err
     assert (root / "categories.json").read_text() == '["c1", "c2"]'

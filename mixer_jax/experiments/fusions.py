@@ -212,7 +212,7 @@ def train(
         }
         arrays = mesh_lib.put_batch(arrays, mesh)
         sums = imprint.add(sums, **arrays, mesh=mesh)
-    proxies = imprint.finish(sums, proxies)
+    proxies = imprint.finish(sums, proxies, mesh)
     head = heads.make_head(config.head, mesh, len(ids), batch_size)
     rates = optimizer_lib.multiples(
         params, config.optimizer.parts, config.optimizer.layer_decay

@@ -16,6 +16,7 @@ from mixer_jax.runtime.errors import UserError
 
 Margin = Callable[[jax.Array, jax.typing.ArrayLike], jax.Array]
 
+_BLOCK = 2**20  # categories whose sizes are computed at once, in float64
 _MIN_SQUARED_SINE = 1e-7  # d sine / d cosine is infinite at angles 0 and pi
 
 
@@ -79,4 +80,8 @@ def by_frequency(counts: np.ndarray, size: float, power: float) -> np.ndarray:
     Returns:
       f32 `[C]`.
     """
-    return (size * (counts / counts.min()) ** -power).astype(np.float32)
+    sizes, smallest = np.empty(len(counts), np.float32), counts.min()
+    for start in range(0, len(counts), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        sizes[part] = size * (counts[part] / smallest) ** -power
+    return sizes

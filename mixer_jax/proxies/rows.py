@@ -6,7 +6,6 @@ never scored. `own`, `own_key`, `varying`, `take` and `put` run inside
 `jax.shard_map` over the mesh axis.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 from mixer_jax.runtime import mesh as meshes
 
 TINY = 1e-12  # lower bound on squared norms
+_DRAWN = 4096  # rows that are drawn at once
 
 
 def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -65,6 +65,9 @@ def init_proxies(
 ) -> jax.Array:
     """Draws random unit proxies, independent of the number of devices.
 
+    Each row is drawn with its own key, in blocks: drawing all at once would
+    take several times the memory of the result.
+
     Args:
       key: a PRNG key.
       num_categories: C.
@@ -76,17 +79,33 @@ def init_proxies(
     Returns:
       `[C_pad, n D]`, split over the mesh; rows from C on are zero.
     """
-    rows = meshes.padded_rows(num_categories, mesh)
+    length = per_device(num_categories, mesh)
+    size = min(_DRAWN, length)
 
-    @functools.partial(jax.jit, out_shardings=meshes.rows(mesh))
-    def init(key):
-        # JAX's default generator numbers its draws from the first row on, so
-        # padding at the end does not change the rows before it.
-        centers, _ = unit(jax.random.normal(key, (rows * subcenters, dim)))
-        proxies = centers.reshape(rows, subcenters * dim).astype(dtype)
-        return jnp.where(jnp.arange(rows)[:, None] < num_categories, proxies, 0)
+    def draw(row: jax.Array) -> jax.Array:
+        row_key = jax.random.fold_in(key, row)
+        centers, _ = unit(jax.random.normal(row_key, (subcenters, dim)))
+        return jnp.where(row < num_categories, centers.reshape(-1), 0)
 
-    return init(key)
+    def init() -> jax.Array:
+        first, _ = own(num_categories, length)
+
+        def fill(index: jax.Array, proxies: jax.Array) -> jax.Array:
+            # The last block overlaps the one before it.
+            start = jnp.minimum(index * size, length - size)
+            block = jax.vmap(draw)(first + start + jnp.arange(size))
+            return jax.lax.dynamic_update_slice_in_dim(
+                proxies, block.astype(dtype), start, 0
+            )
+
+        empty = varying(jnp.zeros((length, subcenters * dim), dtype))
+        return jax.lax.fori_loop(0, -(-length // size), fill, empty)
+
+    return jax.jit(
+        jax.shard_map(
+            init, mesh=mesh, in_specs=(), out_specs=jax.P(meshes.AXIS)
+        )
+    )()
 
 
 def per_device(num_categories: int, mesh: Mesh) -> int:

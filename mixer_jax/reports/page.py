@@ -98,7 +98,7 @@ def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Returns `{method: metrics}` of the found categories, ours first.
 
     The result is empty if the run has no `categories.json` with quality
-    figures; a stage's own file of that name is a list of category IDs.
+    figures; the file of that name in an export is a list of category IDs.
     """
     path = paths.make(run) / "categories.json"
     figures = read_json(path, dict | list)

@@ -18,6 +18,7 @@ from mixer_jax.retrieval import folders, runs
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import strings
 from mixer_jax.training.checkpoint import row_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
@@ -103,7 +104,7 @@ def write(
                     "shape": (result.count, saved.dim),
                 },
             )
-            for block in saved.blocks:
+            for block in saved.blocks():
                 if not np.isfinite(block).all():
                     raise UserError(
                         f"The proxies of step {saved.step} in {workdir} are "
@@ -115,8 +116,8 @@ def write(
                         block.reshape(-1, result.dim), _MIN_LENGTH
                     )
                 file.write(np.ascontiguousarray(block, "<f4"))
-        ids = json.dumps(saved.category_ids, indent=0) + "\n"
-        (draft / CATEGORIES).write_text(ids, "utf-8")
+        with open(draft / CATEGORIES, "w", encoding="utf-8") as file:
+            file.writelines(strings.json_parts(saved.category_ids))
         (draft / EXPORT).write_text(json.dumps(meta, indent=2) + "\n", "utf-8")
 
     folders.write(folder, KIND, write_files)

@@ -152,14 +152,16 @@ def hash_json(value: Any) -> str:
 
 
 def hash_names(names: Sequence[str]) -> str:
-    """Returns what `hash_json` returns for a list, which may be very long."""
-    digest, separator = hashlib.sha256(b"["), ""
-    for chunk in strings.chunks(names):
-        text = json.dumps(list(chunk))[1:-1]
-        digest.update(f"{separator}{text}".encode())
-        separator = ", "
-    digest.update(b"]")
-    return digest.hexdigest()
+    """Returns the hash of a list of names, which may be very long."""
+    lengths, text = hashlib.sha256(), hashlib.sha256()
+    for array in strings.arrays(names):
+        _, offsets, content = array.buffers()
+        ends = np.frombuffer(offsets, np.int64)[array.offset :]
+        ends = ends[: len(array) + 1]
+        lengths.update(np.diff(ends).astype("<i8").tobytes())
+        if ends[-1] > ends[0]:
+            text.update(memoryview(content)[ends[0] : ends[-1]])
+    return _hash(lengths.digest(), text.digest())
 
 
 def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:

@@ -1,24 +1,23 @@
 """Creates the state that a stage starts from."""
 
 import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import samples as samples_lib
-from mixer_jax.data.tables import table
 from mixer_jax.models import factory
 from mixer_jax.proxies import imprint
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import progress, terminal
-from mixer_jax.runtime.mesh import AXIS
+from mixer_jax.runtime.tabular import strings
 from mixer_jax.training import state as state_lib
-from mixer_jax.training.checkpoint import checkpoints
+from mixer_jax.training.checkpoint import checkpoints, row_loading
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.inputs import Content
 from mixer_jax.training.setup import Setup
@@ -27,6 +26,8 @@ from mixer_jax.training.state import TrainState
 PyTree = Any
 
 _INIT = 2**32 - 1  # larger than any step number
+_SUMS = 2**26  # maximum bytes per device for the sums of embeddings
+_BLOCK = 2**20  # maximum number of categories that are imprinted together
 
 
 def initial_state(
@@ -64,33 +65,22 @@ def initial_state(
         config.head.subcenters,
         setup.state.proxies.dtype,
     )
-    old_ids = (
-        workdir_lib.read_categories(config.init_from)
-        if config.init_from
-        else []
-    )
-    source = pd.Index(old_ids, dtype=object).get_indexer(category_ids)
-    new = source < 0
     console = console or terminal.Console()
     say = functools.partial(terminal.say, console=console)
-    same = np.array_equal(source, np.arange(len(old_ids)))
-    if config.init_from and not same:
-        kept = len(new) - new.sum()
-        say(
-            f"{config.name}: {kept:,} proxies come from {config.init_from}; "
-            f"{new.sum():,} categories are new, {len(old_ids) - kept:,} removed"
-        )
+    source = np.full(len(category_ids), -1, np.int32)
+    if config.init_from:
+        source = _previous_rows(config, category_ids, say)
+    new = source < 0
     if config.proxies.init == "imprint" and new.any():
-        rows = _imprinted(setup, new)
+        count = sum(len(rows) for *_, rows in _imprinted(setup, new))
         label = "new proxies" if config.init_from else "proxies"
         say(
-            f"{config.name}: embedding {len(rows):,} samples; "
+            f"{config.name}: embedding {count:,} samples; "
             f"{label} start as their categories' means"
         )
-        proxies = _imprint(setup, content, variables, proxies, rows)
+        proxies = _imprint(setup, content, variables, proxies, new, count)
     if config.init_from:
-        old = checkpoints.load_proxies(config.init_from, proxies.shape[1], mesh)
-        proxies = copy_rows(proxies, old, source, mesh)
+        proxies = row_loading.load_proxies(config.init_from, proxies, source)
     graph = setup.head.build_graph(proxies)
     return state_lib.create(
         setup.rates,
@@ -105,50 +95,25 @@ def initial_state(
     )
 
 
-def copy_rows(
-    proxies: jax.Array, old: jax.Array, source: np.ndarray, mesh: Mesh
-) -> jax.Array:
-    """Returns proxies with rows replaced by those of another matrix.
+def _previous_rows(
+    config: ConfigDict,
+    category_ids: Sequence[str],
+    say: Callable[[str], None],
+) -> np.ndarray:
+    """Returns the row of each category in `init_from`, int32 `[C]`; -1 if new.
 
-    Args:
-      proxies: `[C_pad, D]`, kept for new categories; donated.
-      old: `[C'_pad, D]`, of any dtype.
-      source: int `[C]`, the row of `old` for each category; -1 for new ones.
-      mesh: the mesh that all arrays are split over by rows.
+    Says how many categories are new or were removed, unless they are the same.
     """
-    source = np.pad(
-        source, (0, len(proxies) - len(source)), constant_values=-1
-    ).astype(np.int32)
-    return _copy(
-        proxies, old, jax.device_put(source, mesh_lib.rows(mesh)), mesh
-    )
-
-
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="proxies")
-def _copy(
-    proxies: jax.Array, old: jax.Array, source: jax.Array, mesh: Mesh
-) -> jax.Array:
-    # Pass the shards of `old` once around the devices: indexing the global
-    # array would replicate all of its rows on every device.
-    def copy(proxies, old, source):
-        size, home = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
-        ring = [(device, (device - 1) % size) for device in range(size)]
-
-        def hop(step, carry):
-            proxies, visiting = carry
-            local = source - (home + step) % size * len(old)
-            here = (local >= 0) & (local < len(old))
-            rows = visiting[jnp.clip(local, 0, len(old) - 1)]
-            rows = rows.astype(proxies.dtype)
-            proxies = jnp.where(here[:, None], rows, proxies)
-            return proxies, jax.lax.ppermute(visiting, AXIS, ring)
-
-        return jax.lax.fori_loop(0, size, hop, (proxies, old))[0]
-
-    split = jax.P(AXIS)
-    return jax.shard_map(
-        copy, mesh=mesh, in_specs=(split,) * 3, out_specs=split
-    )(proxies, old, source)
+    old_ids = workdir_lib.read_categories(config.init_from)
+    source = strings.find(category_ids, old_ids)
+    if not np.array_equal(source, np.arange(len(old_ids))):
+        new = int((source < 0).sum())
+        kept = len(source) - new
+        say(
+            f"{config.name}: {kept:,} proxies come from {config.init_from}; "
+            f"{new:,} categories are new, {len(old_ids) - kept:,} removed"
+        )
+    return source
 
 
 def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
@@ -181,23 +146,37 @@ def initial_variables(setup: Setup) -> PyTree:
     return jax.device_put(variables, mesh_lib.replicated(mesh))
 
 
-def _imprinted(setup: Setup, new: np.ndarray) -> np.ndarray:
-    """Returns the ascending rows of samples that proxies are imprinted from.
+def _imprinted(
+    setup: Setup, new: np.ndarray
+) -> Iterator[tuple[imprint.Block, str, np.ndarray]]:
+    """Yields the samples that proxies are imprinted from.
+
+    The categories are divided into blocks, so that the sums of the embeddings
+    and the rows of the samples fit into memory.
 
     Args:
       setup: the stage's setup.
       new: bool `[C]`, true for categories whose proxies are imprinted.
+
+    Yields:
+      A block, a role, and the rows of the role's samples in it.
     """
-    samples = setup.inputs.samples
+    samples, mesh = setup.inputs.samples, setup.mesh
     limit = setup.config.proxies.imprint_samples or len(samples)
-    chosen = []
-    for role, begins in zip(samples_lib.ROLES, samples.begins, strict=True):
-        counts = np.minimum(np.where(new, samples.counts(role), 0), limit)
-        ends = np.cumsum(counts)
-        places = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-        places += np.repeat(begins[:-1], counts)
-        chosen.append(samples.by_category[places])
-    return np.sort(np.concatenate(chosen))
+    size = min(_SUMS // (4 * setup.config.model.dim), _BLOCK // mesh.size)
+    for block in imprint.blocks(len(new), max(size, 1), mesh):
+        firsts = np.arange(mesh.size) * block.rows
+        categories = np.arange(block.start, block.stop)
+        categories = (firsts[:, None] + categories).ravel()
+        categories = categories[categories < len(new)]
+        categories = categories[new[categories]]
+        for role, begins in zip(samples_lib.ROLES, samples.begins, strict=True):
+            first = begins[categories]
+            counts = np.minimum(begins[categories + 1] - first, limit)
+            ends = np.cumsum(counts)
+            places = np.repeat(first - ends + counts, counts)
+            places += np.arange(len(places))
+            yield block, role, samples.by_category[places]
 
 
 def _imprint(
@@ -205,11 +184,11 @@ def _imprint(
     content: Content,
     variables: PyTree,
     proxies: jax.Array,
-    rows: np.ndarray,
+    new: np.ndarray,
+    total: int,
 ) -> jax.Array:
     """Returns proxies imprinted from the mean embeddings of their samples."""
     config, mesh, samples = setup.config, setup.mesh, setup.inputs.samples
-    sums = imprint.init(samples.num_categories, config.model.dim, mesh)
     size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
 
     @functools.partial(
@@ -218,19 +197,26 @@ def _imprint(
     def embed(variables: PyTree, batch: PyTree, role: str) -> jax.Array:
         return setup.model.apply(variables, batch, method=f"encode_{role}")
 
-    with progress.show("Embedding samples for the proxies", len(rows)) as count:
-        for role in (table.QUERY, table.DOCUMENT):
-            for batch in content.evaluation_batches(role, size, rows):
-                mask, label = batch["mask"], samples.labels[batch["index"]]
-                arrays = mesh_lib.put_batch(
-                    {"batch": batch[role], "label": label, "mask": mask}, mesh
-                )
-                sums = imprint.add(
-                    sums,
-                    embed(variables, arrays["batch"], role),
-                    arrays["label"],
-                    arrays["mask"],
-                    mesh,
-                )
-                count(mask.sum() * jax.process_count())
-    return imprint.finish(sums, proxies)
+    with progress.show("Embedding samples for the proxies", total) as count:
+        by_block = itertools.groupby(_imprinted(setup, new), lambda x: x[0])
+        for block, parts in by_block:
+            sums = imprint.init(len(new), config.model.dim, mesh, block)
+            for _, role, rows in parts:
+                rows = np.sort(rows)
+                for batch in content.evaluation_batches(role, size, rows):
+                    mask, label = batch["mask"], samples.labels[batch["index"]]
+                    arrays = mesh_lib.put_batch(
+                        {"batch": batch[role], "label": label, "mask": mask},
+                        mesh,
+                    )
+                    sums = imprint.add(
+                        sums,
+                        embed(variables, arrays["batch"], role),
+                        arrays["label"],
+                        arrays["mask"],
+                        mesh,
+                        block,
+                    )
+                    count(mask.sum() * jax.process_count())
+            proxies = imprint.finish(sums, proxies, mesh, block)
+    return proxies

@@ -279,7 +279,9 @@ def margin_sizes(inputs: Inputs, head: ConfigDict) -> np.ndarray | None:
     """
     if not head.margin_power:
         return None
-    counts = sum(inputs.samples.counts(role) for role in samples_lib.ROLES)
+    counts = np.zeros(inputs.samples.num_categories, np.int64)
+    for role in samples_lib.ROLES:
+        counts += inputs.samples.counts(role)
     return margins.by_frequency(counts, head.margin_size, head.margin_power)
 
 

@@ -273,7 +273,7 @@ def _identify(init_from: str) -> Mapping[str, Any]:
     }
     parts = [
         fixed,
-        workdir_lib.read_categories(init_from),
+        identity.hash_names(workdir_lib.read_categories(init_from)),
         workdir_lib.read_origin(init_from).get("trained"),
     ]
     return {"step": step, "run": identity.hash_json(parts)}

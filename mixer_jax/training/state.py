@@ -123,13 +123,16 @@ def create(
     average: bool = False,
     rules: Rules = (),
 ) -> TrainState:
-    """Returns the state of `fresh`, computed under jit as global arrays."""
+    """Returns the state of `fresh`, computed under jit as global arrays.
+
+    Proxies and graph are donated.
+    """
     make = functools.partial(
         fresh, rates, optimizer, row_optimizer, average=average
     )
     arrays = (variables, proxies, graph)
     out = shardings(jax.eval_shape(make, *arrays), mesh, rules)
-    return jax.jit(make, out_shardings=out)(*arrays)
+    return jax.jit(make, donate_argnums=(1, 2), out_shardings=out)(*arrays)
 
 
 def to_items(state: TrainState) -> dict[str, PyTree]:

@@ -63,7 +63,9 @@ def test_unknown_margin_error_lists_known_names():
         margins.make_margin("cosfase")
 
 
-def test_rare_categories_get_larger_margins():
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_rare_categories_get_larger_margins(monkeypatch, block):
+    monkeypatch.setattr(margins, "_BLOCK", block)
     sizes = margins.by_frequency(np.array([1, 16, 81, 1]), 0.4, 0.25)
     np.testing.assert_allclose(sizes, [0.4, 0.2, 0.4 / 3, 0.4], rtol=1e-6)
     even = margins.by_frequency(np.array([3, 500]), 0.4, 0.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import strings
 
 texts = st.lists(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=5
@@ -59,6 +60,20 @@ def test_hash_does_not_depend_on_the_storage_of_a_frame(frame):
     parts = pd.concat([frame.iloc[:1], frame.iloc[1:]])
     assert identity.hash_rows(parts.astype("string[pyarrow]")) == expected
     identity.hash_rows(frame[:0])
+
+
+def test_hash_of_names_does_not_depend_on_their_storage(tmp_path, monkeypatch):
+    names = ["", "a", "größe ✓", "line\nbreak", "a"]
+    want = identity.hash_names(names)
+    strings.write(tmp_path / "names.arrow", names)
+    stored = strings.Strings(tmp_path / "names.arrow")
+    for size in (1, 2, 100):
+        monkeypatch.setattr(strings, "_CHUNK", size)
+        for same in (names, tuple(names), stored):
+            assert identity.hash_names(same) == want
+    others = [names[:-1], names[::-1], [*names, ""], ["".join(names)], []]
+    assert want not in map(identity.hash_names, others)
+    assert identity.hash_names(["ab", "c"]) != identity.hash_names(["a", "bc"])
 
 
 def test_known_sizes_and_times_are_reused(frame, tmp_path, monkeypatch):

@@ -232,22 +232,3 @@ def test_reordered_categories_are_not_imprinted(
     np.testing.assert_array_equal(state.proxies, means.proxies)
     assert not embedded
     assert output.endswith("0 categories are new, 0 removed\n")
-
-
-def test_copying_rows_does_not_gather_them():
-    # One device could not hold ten million categories.
-    mesh = mesh_lib.make_mesh()
-    rows = mesh_lib.rows(mesh)
-    arrays = [
-        jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
-        for shape, dtype in (
-            ((8 * 4096, 64), jnp.float32),
-            ((8 * 2048, 64), jnp.float32),
-            ((8 * 4096,), jnp.int32),
-        )
-    ]
-    compiled = initialize._copy.lower(*arrays, mesh).compile()
-    memory = compiled.memory_analysis()
-    part = 4096 * 64 * 4
-    assert memory.temp_size_in_bytes < 4 * part
-    assert "all-gather" not in compiled.as_text()

@@ -84,17 +84,26 @@ def test_imprinted_proxies_are_mean_embeddings(
     np.testing.assert_allclose(state.proxies, means, atol=1e-5)
 
 
-def test_copy_rows_matches_categories(mesh):
-    rows = mesh_lib.rows(mesh)
-    new = jax.device_put(np.zeros((6, 2), np.float32), rows)
-    old = jax.device_put(
-        np.arange(1.0, 5.0, dtype=np.float32)[:, None] * np.ones((1, 2)), rows
-    )
-    # "a b c d e" from "d x b"
-    source = np.array([-1, 2, -1, 0, -1])
-    copied = initialize.copy_rows(new, old, source, mesh)
-    assert np.asarray(copied)[:, 0].tolist() == [0, 3, 0, 1, 0, 0]
-    assert copied.sharding.is_equivalent_to(rows, 2)
+@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize("categories", [2, 6, 7])
+def test_imprinting_in_blocks_changes_nothing(
+    toy, tiny_config, tmp_path, mesh, monkeypatch, limit, categories
+):
+    tiny_config.proxies.init = "imprint"
+    tiny_config.proxies.imprint_samples = limit
+    _, whole = start(tiny_config, tmp_path, mesh)
+    monkeypatch.setattr(initialize, "_BLOCK", categories)
+    shapes = set()
+    real = initialize.imprint.add
+
+    def add(sums, *rest):
+        shapes.add(sums.shape)
+        return real(sums, *rest)
+
+    monkeypatch.setattr(initialize.imprint, "add", add)
+    _, state = start(tiny_config, tmp_path, mesh)
+    np.testing.assert_array_equal(state.proxies, whole.proxies)
+    assert shapes == {(categories // 2 * 2, 16)}
 
 
 def test_stage_starts_from_the_previous_one(toy, tiny_config, tmp_path, mesh):

@@ -10,9 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import processes
-from mixer_jax.training.checkpoint import checkpoints, checksums
+from mixer_jax.training.checkpoint import checksums, row_files
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from tests import several
 
@@ -102,9 +101,8 @@ def test_damaged_checkpoint_is_moved_with_several_processes(
 
 
 def test_one_process_reads_proxies_of_several(stopped, whole):
-    mesh = mesh_lib.make_mesh()
     one, many = (
-        checkpoints.load_proxies(workdir / "stage3", 16, mesh)
+        np.concatenate([*row_files.open_proxies(workdir / "stage3").blocks()])
         for workdir in (whole, stopped)
     )
     np.testing.assert_allclose(many, one, atol=1e-4)

@@ -126,10 +126,10 @@ def report(
 
 
 def check_out(folder: str | os.PathLike) -> None:
-    """Checks that a folder's `categories.json` is not from a training run.
+    """Checks that a folder's `categories.json` is not from an export.
 
     Raises:
-      UserError: if it is, as overwriting it would make the run unreadable.
+      UserError: if it is, as overwriting it would make the export unreadable.
     """
     path = pathlib.Path(folder, "categories.json")
     content = None
@@ -137,7 +137,7 @@ def check_out(folder: str | os.PathLike) -> None:
         content = json.loads(path.read_bytes())
     if isinstance(content, list):
         raise UserError(
-            f"{path} belongs to a training run and would be replaced; choose "
+            f"{path} belongs to exported proxies and would be replaced; choose "
             "another folder with --out."
         )
 

@@ -1,7 +1,7 @@
 """A run's folder: its config, categories and checkpoints.
 
     WORKDIR/config.json        the stage's config
-    WORKDIR/categories.json    category ids; position = label = proxy row
+    WORKDIR/categories.arrow   category ids; position = label = proxy row
     WORKDIR/checkpoints/STEP/  model, training, proxies and iterator
 
 A damaged checkpoint (see `checksums`) is moved to `WORKDIR/damaged/STEP`, or to
@@ -15,7 +15,7 @@ mesh; only padding rows are ever added or dropped.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 import flax.linen as nn
@@ -37,6 +37,7 @@ from mixer_jax.training.checkpoint import (
     failed_saves,
     orbax_messages,
     row_files,
+    row_loading,
 )
 from mixer_jax.training.checkpoint import shapes as shapes_lib
 from mixer_jax.training.checkpoint import workdir as workdir_lib
@@ -64,7 +65,7 @@ class Trained:
     config: ConfigDict
     model: nn.Module
     variables: PyTree
-    category_ids: list[str]
+    category_ids: Sequence[str]
     step: int
 
 
@@ -150,7 +151,8 @@ class Checkpoints:
     ) -> bool:
         """Saves state and data iterator together; returns whether it did.
 
-        The state is copied before this returns and may be donated afterwards.
+        The state may be donated afterwards. On accelerators it is copied before
+        this returns; on CPUs a large state has been written by then.
         The iterators of all processes advance together and are equal, so only
         that of process 0 is saved.
 
@@ -166,9 +168,9 @@ class Checkpoints:
         items = {}
         for name, item in state_lib.to_items(state).items():
             args = row_files.tree_save_args(item)
-            size = 0  # no limit for local files
-            if paths.is_remote(self._folder):
-                size = row_files.object_size(item, args)
+            remote = paths.is_remote(self._folder)
+            size = row_files.OBJECT if remote else row_files.FILE
+            size = row_files.file_size(size, item, args)
             items[name] = ocp.args.PyTreeSave(
                 item, args, ocdbt_target_data_file_size=size
             )
@@ -185,6 +187,8 @@ class Checkpoints:
                 force=force,
                 custom_metadata={"step": step},
             )
+            if saved and _shares_memory(state.proxies):
+                self._manager.wait_until_finished()
         except UserError:
             raise
         except paths.failures() as error:
@@ -298,18 +302,34 @@ class Checkpoints:
             raise row_files.damaged(where, self._named(str(error))) from error
         for name, item in items.items():
             shapes_lib.check(where, shapes[name], shapes_lib.flat(item))
-        args = {
-            name: ocp.args.PyTreeRestore(
-                item, restore_args=row_files.tree_restore_args(item)
-            )
-            for name, item in items.items()
-        }
+        args = {}
+        for name, item in items.items():
+            tree, restore_args = row_files.tree_restore_args(item)
+            args[name] = ocp.args.PyTreeRestore(tree, restore_args=restore_args)
         if iterator:
             args["iterator"] = ocp.args.JsonRestore()
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**args))
+            found = self._manager.restore(step, args=ocp.args.Composite(**args))
+            rows = {
+                name: row_loading.load_rows(where / name, item)
+                for name, item in items.items()
+            }
         except Exception as error:
             raise row_files.damaged(where, self._named(str(error))) from error
+        return {
+            name: item | rows.get(name, {})
+            for name, item in dict(found).items()
+        }
+
+
+def _shares_memory(proxies: jax.Array) -> bool:
+    """Returns whether a pending save makes the next step copy large proxies.
+
+    On CPUs, a save reads the state itself. A step cannot update arrays in place
+    while they are being read.
+    """
+    on_cpu = {device.platform for device in proxies.devices()} == {"cpu"}
+    return on_cpu and proxies.nbytes > row_files.CHUNK
 
 
 def is_whole(workdir: str | os.PathLike, step: int) -> bool:
@@ -371,18 +391,3 @@ def load_variables(workdir: str | os.PathLike, wanted: PyTree) -> PyTree:
     """
     with Checkpoints(workdir, writes=False) as checkpoints:
         return checkpoints.read({"model": wanted})["model"]
-
-
-def load_proxies(workdir: str | os.PathLike, dim: int, mesh: Mesh) -> jax.Array:
-    """Loads the proxies of a workdir as f32 `[C_pad, D]`, split over the mesh.
-
-    Raises:
-      UserError: if the checkpoint is damaged or its D is not `dim`.
-    """
-    rows = mesh_lib.padded_rows(len(workdir_lib.read_categories(workdir)), mesh)
-    wanted = jax.ShapeDtypeStruct(
-        (rows, dim), jnp.float32, sharding=mesh_lib.rows(mesh)
-    )
-    with Checkpoints(workdir, writes=False) as checkpoints:
-        items = checkpoints.read({"proxies": {"proxies": wanted}})
-    return items["proxies"]["proxies"]

@@ -16,8 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from mixer_jax.runtime import files, paths
+from mixer_jax.runtime import files, paths, processes
 from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.runtime.tabular.strings import Strings
 from mixer_jax.training.checkpoint import checksums, completeness
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 
@@ -27,80 +28,119 @@ PROXIES = "proxies"  # name of the checkpoint item, and of the array in it
 CHUNK = 2**26  # approximate bytes per chunk, and per block that is read
 SMALLEST = 2**20  # minimum bytes per chunk; limits the number of chunks
 OBJECT = 400 * 2**20  # approximate bytes per bucket object that holds arrays
+FILE = 2**27  # approximate bytes per local file that holds arrays
 
 
 class SavedProxies(NamedTuple):
     """The proxies of a checkpoint, to be read in blocks.
 
     Attributes:
-      step: the checkpoint's step.
+      where: the checkpoint's folder.
+      step: its step.
       category_ids: the ids of the C rows.
-      dim: D, the size of a full row.
-      blocks: yields all rows once, in order, in blocks f32 `[rows, D]`; raises
-        a `UserError` if the files are damaged.
+      store: the saved rows, of any dtype; padding rows may follow the C rows.
     """
 
+    where: paths.Path
     step: int
-    category_ids: list[str]
-    dim: int
-    blocks: Iterator[np.ndarray]
+    category_ids: Strings
+    store: tensorstore.TensorStore
+
+    @property
+    def dim(self) -> int:
+        """D, the size of a full row."""
+        return self.store.shape[1]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yields all rows once, in order, in blocks f32 `[rows, D]`.
+
+        Raises:
+          UserError: if the files are damaged.
+        """
+        count, size = len(self.category_ids), block_rows(self.store)
+        for start in range(0, count, size):
+            part = self.store[start : min(start + size, count)]
+            try:
+                block = part.read().result()
+            except Exception as error:
+                raise damaged(self.where, str(error)) from error
+            yield block.astype(np.float32, copy=False)
 
 
 def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     """Opens the proxies of a workdir's last checkpoint without using a device.
 
-    The blocks hold f32 rows without padding, regardless of the saved dtype and
-    of the number of devices that saved them.
+    The rows do not depend on the number of devices that saved them. Of several
+    processes, which must all call this, process 0 compares checksums.
 
     Raises:
       UserError: if there is no checkpoint, or it is damaged.
     """
-    step = workdir_lib.trained_step(workdir)
+    while True:
+        step = workdir_lib.trained_step(workdir)
+        try:
+            return _open_proxies(workdir, step)
+        except RemovedError:
+            if (workdir_lib.latest_step(workdir) or 0) <= step:
+                raise
+
+
+def _open_proxies(workdir: str | os.PathLike, step: int) -> SavedProxies:
     category_ids = workdir_lib.read_categories(workdir)
     where = paths.absolute(
         paths.make(workdir) / workdir_lib.CHECKPOINTS / str(step)
     )
-    differs = completeness.other_step(where)
-    if not paths.is_remote(where):
-        differs = differs or checksums.check(where, (PROXIES,))
-    if differs:
+    differs = ""
+    if jax.process_index() == 0:
+        differs = completeness.other_step(where)
+        if not paths.is_remote(where):
+            differs = differs or checksums.check(where, (PROXIES,))
+    if differs := processes.gather("proxies", differs)[0]:
         raise damaged(where, differs)
     try:
-        store = tensorstore.open(
-            {
-                "driver": "zarr",
-                "kvstore": {
-                    "driver": "ocdbt",
-                    "base": paths.kvstore(paths.plain(where / PROXIES)),
-                    "path": f"{PROXIES}/",
-                },
-                # A missing chunk is an error, not zeros.
-                "fill_missing_data_reads": False,
-            },
-            read=True,
-        ).result()
+        store = open_rows(where / PROXIES, PROXIES)
     except Exception as error:
         raise damaged(where, str(error)) from error
-    count, (rows, dim) = len(category_ids), store.shape
+    count, rows = len(category_ids), store.shape[0]
     if rows < count:
         raise UserError(
             f"{workdir} is inconsistent: its {workdir_lib.CATEGORIES} has "
             f"{count} categories, but the checkpoint of step {step} has {rows} "
             "proxies. Restore the file from a copy."
         )
+    return SavedProxies(where, step, category_ids, store)
 
-    def blocks() -> Iterator[np.ndarray]:
-        chunk = store.chunk_layout.read_chunk.shape[0]
-        size = max(CHUNK // (4 * dim * chunk), 1) * chunk
-        for start in range(0, count, size):
-            part = store[start : min(start + size, count)]
-            try:
-                block = part.read().result()
-            except Exception as error:
-                raise damaged(where, str(error)) from error
-            yield block.astype(np.float32, copy=False)
 
-    return SavedProxies(step, category_ids, dim, blocks())
+def open_rows(item: paths.Path, name: str) -> tensorstore.TensorStore:
+    """Opens an array of a checkpoint item; its values are read on demand.
+
+    Args:
+      item: the item's folder.
+      name: the keys of the array in the item's tree, joined by ".".
+
+    Raises:
+      ValueError: if it cannot be opened.
+    """
+    return tensorstore.open(
+        {
+            "driver": "zarr",
+            "kvstore": {
+                "driver": "ocdbt",
+                "base": paths.kvstore(paths.plain(item)),
+                "path": f"{name}/",
+            },
+            # A missing chunk is an error, not zeros.
+            "fill_missing_data_reads": False,
+        },
+        read=True,
+    ).result()
+
+
+def block_rows(store: tensorstore.TensorStore) -> int:
+    """Returns the number of rows to read at once, in whole chunks."""
+    chunk = store.chunk_layout.read_chunk.shape[0]
+    row_bytes = 4 * math.prod(store.shape[1:])
+    return max(CHUNK // (row_bytes * chunk), 1) * chunk
 
 
 def tree_save_args(tree: dict[str, Any]) -> Any:
@@ -113,20 +153,29 @@ def tree_save_args(tree: dict[str, Any]) -> Any:
     }
 
 
-def tree_restore_args(tree: dict[str, Any]) -> Any:
-    """Returns the `ArrayRestoreArgs`; rows may be padded or truncated."""
-    return {
-        field: jax.tree.map(
-            lambda x, strict=field not in FIELDS: ocp.ArrayRestoreArgs(
-                sharding=x.sharding,
-                global_shape=x.shape,
-                dtype=x.dtype,
-                strict=strict,
-            ),
-            value,
-        )
+def tree_restore_args(tree: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns what Orbax restores of an item; `row_loading` loads the rest.
+
+    Returns:
+      The tree with placeholders for arrays with one row per category, and its
+      `RestoreArgs`.
+    """
+    tree = {
+        field: jax.tree.map(lambda _: ocp.PLACEHOLDER, value)
+        if field in FIELDS
+        else value
         for field, value in tree.items()
     }
+    return tree, jax.tree.map(
+        lambda x: (
+            ocp.RestoreArgs()
+            if x is ocp.PLACEHOLDER
+            else ocp.ArrayRestoreArgs(
+                sharding=x.sharding, global_shape=x.shape, dtype=x.dtype
+            )
+        ),
+        tree,
+    )
 
 
 def save_args(array: jax.Array) -> ocp.SaveArgs:
@@ -139,15 +188,17 @@ def save_args(array: jax.Array) -> ocp.SaveArgs:
     return ocp.SaveArgs(chunk_byte_size=chunk * row_bytes)
 
 
-def object_size(arrays: Any, args: Any) -> int:
-    """Returns the target size in bytes of bucket objects that hold arrays.
+def file_size(target: int, arrays: Any, args: Any) -> int:
+    """Returns the target size in bytes of files that hold arrays.
 
-    An object is uploaded in one request, which is repeated if it fails, so
-    several objects are better than a huge one. The size is never below that of
-    a chunk: Orbax would otherwise split the chunk, into single rows if their
-    number is prime.
+    A file's content is kept in memory until it is written; an object in a
+    bucket is uploaded in one request, which is repeated if it fails. So several
+    files are better than a huge one. The size is never below that of a chunk:
+    Orbax would otherwise split the chunk, into single rows if their number is
+    prime.
 
     Args:
+      target: `FILE` or `OBJECT`.
       arrays: a tree of arrays.
       args: their `SaveArgs`, in a tree of the same structure.
     """
@@ -157,7 +208,7 @@ def object_size(arrays: Any, args: Any) -> int:
         return args.chunk_byte_size or math.prod(shape) * array.dtype.itemsize
 
     chunks = jax.tree.leaves(jax.tree.map(chunk, arrays, args))
-    return max([OBJECT, *chunks])
+    return max([target, *chunks])
 
 
 def chunk_rows(rows: int, row_bytes: int) -> int:

@@ -19,19 +19,16 @@ _REQUIRED_KEYS = {
 }
 
 
-def is_of_a_run(name: str, text: bytes) -> bool:
-    """Returns whether a config.json or categories.json may belong to a run.
+def is_of_a_run(text: bytes) -> bool:
+    """Returns whether a config.json may belong to a run.
 
-    Models of other libraries have a config.json, too, and `categorize` also
-    writes a categories.json.
+    Models of other libraries have a config.json, too.
     """
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    if name == "config.json":
-        return isinstance(content, dict) and "head" in content
-    return isinstance(content, list)
+    return isinstance(content, dict) and "head" in content
 
 
 def is_config(values: dict[str, Any]) -> bool:
@@ -75,13 +72,6 @@ def _is_text(value: str) -> bool:
         return b"\0" not in value.encode()
     except UnicodeEncodeError:
         return False
-
-
-def is_categories(ids: list[Any]) -> bool:
-    """Returns whether a list holds unique category ids."""
-    return all(isinstance(name, str) for name in ids) and len(set(ids)) == len(
-        ids
-    )
 
 
 def is_origin(origin: dict[str, Any]) -> bool:

@@ -17,12 +17,13 @@ from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import sharing
 from mixer_jax.runtime.tabular import strings
-from mixer_jax.training.checkpoint import wellformed
+from mixer_jax.runtime.tabular.strings import Strings
+from mixer_jax.training.checkpoint import category_files, wellformed
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places as places_lib
 
 CONFIG = "config.json"
-CATEGORIES = "categories.json"
+CATEGORIES = category_files.FILE
 ORIGIN = "origin.json"  # see `origins`
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged"  # checkpoints that could not be read
@@ -118,8 +119,7 @@ def check_config(
     """
     step = latest_step(workdir)
     if step is None:
-        for name in (CONFIG, CATEGORIES):
-            _check_free(paths.make(workdir) / name)
+        _check_free(paths.make(workdir) / CONFIG)
         return
     old = read_config(workdir)
     different = config_lib.differences(old, config)
@@ -144,7 +144,7 @@ def _check_free(path: paths.Path) -> None:
     """Checks that a new run replaces no file of another program."""
     with paths.reaching(path):
         text = path.read_bytes() if path.exists() else None
-    if text is not None and not wellformed.is_of_a_run(path.name, text):
+    if text is not None and not wellformed.is_of_a_run(text):
         raise UserError(
             f"{path} does not belong to a training run and would be "
             "overwritten; choose another --workdir."
@@ -188,11 +188,13 @@ def check_categories(
     recorded = read_origin(workdir).get("categories")
     if recorded and recorded == identity.hash_names(category_ids):
         return
-    old, new = set(read_categories(workdir)), set(category_ids)
-    if old != new:
+    old = read_categories(workdir)
+    kept = int((strings.find(category_ids, old) >= 0).sum())
+    added, removed = len(category_ids) - kept, len(old) - kept
+    if added or removed:
         raise UserError(
             f"The run in {workdir} has {len(old)} categories, but the table "
-            f"now has {len(new)}: {len(new - old)} are new, {len(old - new)} "
+            f"now has {len(category_ids)}: {added} are new, {removed} "
             "were removed. Use another --workdir (to start from this run's "
             f"weights and proxies: {new_run_flags(workdir, prefix)}), or "
             f"delete {workdir} to start over."
@@ -221,7 +223,7 @@ def prepare(
         if jax.process_index() == 0:
             paths.make_folder(workdir / CHECKPOINTS)
             paths.write(workdir / CONFIG, config_lib.to_json(config))
-            paths.write(workdir / CATEGORIES, strings.to_json(category_ids))
+            category_files.write(workdir, category_ids)
             begun = latest_step(workdir) is not None
             old = read_origin(workdir).get("places", {}) if begun else {}
             places = places_lib.record(workdir, config, old)
@@ -345,18 +347,14 @@ def restore_paths(workdir: str | os.PathLike, config: ConfigDict) -> None:
             encoder.name = saved.model[part].name
 
 
-def read_categories(workdir: str | os.PathLike) -> list[str]:
+def read_categories(workdir: str | os.PathLike) -> Strings:
     """Returns the category ids of `workdir`, in the order of their labels.
 
     Raises:
-      UserError: if they were changed after training.
+      UserError: if they are missing or were changed after training.
     """
-    path = paths.make(workdir) / CATEGORIES
-    category_ids = _read(path, list, wellformed.is_categories)
-    recorded = read_origin(workdir).get("categories")
-    if recorded and recorded != identity.hash_json(category_ids):
-        raise _damaged(path, ValueError("it was changed after training"))
-    return category_ids
+    recorded = read_origin(workdir).get("categories", "")
+    return category_files.read(paths.make(workdir), recorded)
 
 
 def features_folder(

@@ -91,10 +91,10 @@ def test_categories_that_differ_by_a_nul_character_are_distinct():
     assert found["purity"] == 0.5
 
 
-def test_categories_of_a_training_run_are_not_overwritten(tmp_path):
+def test_categories_of_an_export_are_not_overwritten(tmp_path):
     path = tmp_path / "categories.json"
     path.write_text('["a", "b"]')
-    with pytest.raises(UserError, match=r"to a training run.* with --out"):
+    with pytest.raises(UserError, match=r"to exported proxies.* with --out"):
         against_truth.check_out(tmp_path)
     for content in ('{"ways": {}}', "[", ""):
         path.write_text(content)

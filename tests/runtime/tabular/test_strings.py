@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -43,9 +44,10 @@ def test_strings_equal_the_list(path, monkeypatch):
 @pytest.mark.parametrize("chunk", [2, 9])
 def test_json_has_one_string_per_line(path, monkeypatch, chunk):
     monkeypatch.setattr(strings, "_CHUNK", chunk)
-    text = strings.to_json(strings.Strings(path))
-    assert text == json.dumps(NAMES, indent=0) + "\n"
-    assert json.loads(strings.to_json([])) == []
+    parts = list(strings.json_parts(strings.Strings(path)))
+    assert "".join(parts) == json.dumps(NAMES, indent=0) + "\n"
+    assert len(parts) == -(-len(NAMES) // chunk) + 1
+    assert json.loads("".join(strings.json_parts([]))) == []
 
 
 def test_a_copy_opens_the_same_file(path):
@@ -66,6 +68,110 @@ def test_the_file_is_mapped(path):
 def test_an_empty_list_can_be_stored(path):
     strings.write(path, [])
     assert list(strings.Strings(path)) == []
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 6])
+def test_batches_of_a_file_form_one_list(path, monkeypatch, batch):
+    monkeypatch.setattr(strings, "_BATCH", batch)
+    strings.write(path, NAMES)
+    names = strings.Strings(path)
+    with pa.ipc.open_file(path) as file:
+        assert file.num_record_batches == -(-len(NAMES) // batch)
+    assert list(names) == NAMES
+    assert [names[i] for i in range(-5, 5)] == [*NAMES, *NAMES]
+    for start in range(6):
+        for stop in range(start, 6):
+            assert names[start:stop] == NAMES[start:stop]
+            assert names.array(start, stop).to_pylist() == NAMES[start:stop]
+    copy = path.with_name("copy.arrow")
+    strings.write(copy, names)
+    assert copy.read_bytes() == path.read_bytes()
+
+
+def test_small_files_have_one_batch(path):
+    with pa.ipc.open_file(path) as file:
+        assert file.num_record_batches == 1
+
+
+def some(rng, count):
+    """Sorted distinct strings of different lengths, some not ASCII."""
+    alphabet = ["a", "b", "é", "\U0001f600", "\uffff", "0"]
+    drawn = {
+        "".join(rng.choice(alphabet, rng.integers(1, 4))) for _ in range(count)
+    }
+    return sorted(drawn)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+def test_found_positions_equal_those_of_a_dictionary(
+    tmp_path, monkeypatch, chunk
+):
+    monkeypatch.setattr(strings, "_CHUNK", chunk)
+    monkeypatch.setattr(strings, "_BATCH", 7)
+    rng = np.random.default_rng(0)
+    for count, others in ((0, 5), (5, 0), (1, 1), (40, 60), (90, 20)):
+        names, known = some(rng, count), some(rng, others)
+        place = {name: at for at, name in enumerate(known)}
+        want = [place.get(name, -1) for name in names]
+        strings.write(tmp_path / "a", names)
+        strings.write(tmp_path / "b", known)
+        a, b = strings.Strings(tmp_path / "a"), strings.Strings(tmp_path / "b")
+        for one, other in ((names, known), (a, b), (a, known), (names, b)):
+            found = strings.find(one, other)
+            assert found.dtype == np.int32
+            assert found.tolist() == want
+        order = rng.permutation(len(names))
+        mixed = [names[at] for at in order]
+        found = strings.find(mixed, known[::-1])
+        turned = {name: at for at, name in enumerate(known[::-1])}
+        assert found.tolist() == [turned.get(name, -1) for name in mixed]
+
+
+def test_sorted_files_are_compared_without_python_lists(tmp_path, monkeypatch):
+    """Sorted lists are only read in parts."""
+    monkeypatch.setattr(strings, "_CHUNK", 10)
+    names = [f"{i:05}" for i in range(1000)]
+    strings.write(tmp_path / "a", names)
+    strings.write(tmp_path / "b", names[::3])
+    sizes = []
+    real = strings.Strings.array
+
+    def array(self, start, stop):
+        sizes.append(stop - start)
+        return real(self, start, stop)
+
+    monkeypatch.setattr(strings.Strings, "array", array)
+    a, b = strings.Strings(tmp_path / "a"), strings.Strings(tmp_path / "b")
+    found = strings.find(a, b)
+    assert found[::3].tolist() == list(range(334))
+    assert (found >= 0).sum() == 334
+    assert max(sizes) == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "ascending"),
+    [
+        ([], True),
+        (["b"], True),
+        (["a", "ab", "b", "é", "\uffff", "\U0001f600"], True),
+        (["a", "b", "b", "c"], False),
+        (["a", "c", "b"], False),
+        (["b", "a", "c", "d"], False),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 2, 9])
+def test_order_is_that_of_code_points(names, ascending, monkeypatch, chunk):
+    monkeypatch.setattr(strings, "_CHUNK", chunk)
+    assert strings.is_ascending(names) == ascending
+    assert ascending == (names == sorted(set(names)))
+
+
+def test_text_that_is_not_utf8_is_damage(path):
+    content = path.read_bytes()
+    path.write_bytes(content.replace("größe".encode(), b"gr\xff\xff\xffe "))
+    names = strings.Strings(path)
+    with pytest.raises(ValueError, match="damaged"):
+        names.validate()
 
 
 @pytest.mark.parametrize("content", [b"", b"no arrow file", None])

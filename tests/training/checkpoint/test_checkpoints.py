@@ -22,13 +22,15 @@ from mixer_jax.runtime import command
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import state as state_lib
-from mixer_jax.training.checkpoint import checkpoints as checkpoints_lib
 from mixer_jax.training.checkpoint import (
+    category_files,
     checksums,
     orbax_messages,
     row_files,
+    row_loading,
     workdir,
 )
+from mixer_jax.training.checkpoint import checkpoints as checkpoints_lib
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.state import TrainState
 
@@ -66,6 +68,12 @@ def save(folder, state, step=3, position=None):
 def restore(folder, state, mesh, say=print):
     with checkpoints_lib.Checkpoints(folder, keep=3) as checkpoints:
         return checkpoints.restore(state_lib.abstract(state, mesh), say)
+
+
+def load_proxies(folder, mesh):
+    shape = mesh_lib.padded_rows(COUNT, mesh), DIM
+    empty = jnp.zeros(shape, device=mesh_lib.rows(mesh))
+    return row_loading.load_proxies(folder, empty, np.arange(COUNT))
 
 
 @pytest.mark.parametrize("size", [1, 2**20])
@@ -168,10 +176,8 @@ def test_any_workdir_name_can_be_saved_and_read(name):
         assert position == {"next": 17}
         np.testing.assert_array_equal(found.proxies, state.proxies)
         ids = [str(row) for row in range(COUNT)]
-        workdir.paths.write(
-            folder / workdir.CATEGORIES, workdir.json.dumps(ids)
-        )
-        blocks = row_files.open_proxies(folder).blocks
+        category_files.write(folder, ids)
+        blocks = row_files.open_proxies(folder).blocks()
         np.testing.assert_array_equal(
             np.concatenate(list(blocks)), state.proxies[:COUNT]
         )
@@ -407,14 +413,6 @@ def test_partial_checkpoint_is_ignored(tmp_path):
     assert workdir.latest_step(tmp_path) == 3
 
 
-def test_load_proxies(tmp_path, tiny_config):
-    save(tmp_path, make_state(8)[0])
-    workdir.prepare(tmp_path, tiny_config, [str(i) for i in range(COUNT)])
-    wanted, mesh = make_state(4)
-    found = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
-    np.testing.assert_array_equal(found, wanted.proxies)
-
-
 @pytest.fixture
 def toy_state(tmp_path, toy, tiny_config):
     """The state of a run of the toy model, saved at step 5."""
@@ -432,7 +430,7 @@ def toy_state(tmp_path, toy, tiny_config):
 
 def test_load_model(tmp_path, toy_state, tiny_config):
     trained = checkpoints_lib.load_model(tmp_path)
-    assert (trained.step, trained.category_ids) == (5, ["a", "b"])
+    assert (trained.step, list(trained.category_ids)) == (5, ["a", "b"])
     assert trained.config == tiny_config
     jax.tree.map(
         np.testing.assert_array_equal, trained.variables, toy_state.variables
@@ -445,7 +443,7 @@ def test_flipped_bit_is_detected_on_read(tmp_path, tiny_config):
     workdir.prepare(tmp_path, tiny_config, [f"c{i}" for i in range(COUNT)])
     flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with pytest.raises(UserError, match=r"3 is damaged.*checksum"):
-        checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+        load_proxies(tmp_path, mesh)
 
 
 def test_renamed_checkpoint_is_detected_on_read(tmp_path, toy, tiny_config):
@@ -523,9 +521,9 @@ def test_reader_switches_to_a_newer_checkpoint(tmp_path, monkeypatch):
         return wrong
 
     monkeypatch.setattr(checksums, "check", check)
-    proxies = checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+    proxies = load_proxies(tmp_path, mesh)
     np.testing.assert_array_equal(proxies, state.proxies)
     monkeypatch.setattr(checksums, "check", check)
     with pytest.raises(UserError, match="Run this command again") as caught:
-        checkpoints_lib.load_proxies(tmp_path, DIM, mesh)
+        load_proxies(tmp_path, mesh)
     assert command.explain(caught.value).code == command.CRASHED

@@ -1,6 +1,5 @@
 """Rows are saved in chunks and read in blocks."""
 
-import json
 import re
 import shutil
 
@@ -14,6 +13,7 @@ import tensorstore
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import strings
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checksums, row_files, workdir
 from mixer_jax.training.checkpoint.checkpoints import Checkpoints
@@ -64,8 +64,8 @@ def test_blocks_do_not_depend_on_the_saving_devices(
         monkeypatch.setattr(row_files, "CHUNK", chunk)
         saved = row_files.open_proxies(folder)
         assert (saved.step, saved.dim) == (4, 8)
-        assert saved.category_ids == [f"c{i}" for i in range(61)]
-        blocks = list(saved.blocks)
+        assert list(saved.category_ids) == [f"c{i}" for i in range(61)]
+        blocks = list(saved.blocks())
         assert {block.dtype for block in blocks} == {np.dtype(np.float32)}
         np.testing.assert_array_equal(np.concatenate(blocks), want)
     # A block is never smaller than a chunk.
@@ -77,7 +77,7 @@ def test_rows_are_saved_in_small_chunks(save_run, monkeypatch):
     monkeypatch.setattr(row_files, "SMALLEST", 2 * 8 * 4)
     # 32 rows of 32 bytes per device: 8 is the largest divisor up to 10.
     folder = save_run("run", np.ones((63, 8), np.float32), 2)
-    blocks = list(row_files.open_proxies(folder).blocks)
+    blocks = list(row_files.open_proxies(folder).blocks())
     assert [len(block) for block in blocks] == [8] * 7 + [7]
 
 
@@ -100,7 +100,7 @@ def test_prime_number_of_rows_is_one_chunk(save_run, monkeypatch):
     monkeypatch.setattr(row_files, "CHUNK", 2**10)
     monkeypatch.setattr(row_files, "SMALLEST", 2**8)
     folder = save_run("run", np.ones((997, 8), np.float32))
-    blocks = list(row_files.open_proxies(folder).blocks)
+    blocks = list(row_files.open_proxies(folder).blocks())
     assert [len(block) for block in blocks] == [997]
 
 
@@ -109,14 +109,14 @@ def test_inconsistent_files_raise_an_error(save_run, proxies):
         row_files.open_proxies("nowhere")
     folder = save_run("run", proxies)
     ids = folder / workdir.CATEGORIES
-    ids.write_text(json.dumps([str(i) for i in range(62)]))
-    with pytest.raises(UserError, match=r"json .* changed after training"):
+    strings.write(ids, [str(i) for i in range(62)])
+    with pytest.raises(UserError, match=r"arrow .* changed after training"):
         row_files.open_proxies(folder)
     (folder / workdir.ORIGIN).unlink()  # like a run without a recorded origin
     with pytest.raises(UserError, match=r"62 categories.* 61 proxies"):
         row_files.open_proxies(folder)
     ids.write_text("[")
-    with pytest.raises(UserError, match=r"categories.json is missing or dam"):
+    with pytest.raises(UserError, match=r"categories.arrow is missing or dam"):
         row_files.open_proxies(folder)
 
 
@@ -129,7 +129,7 @@ def test_damaged_checkpoint_raises_an_error(save_run, proxies, lost):
     else:
         path.unlink()
     with pytest.raises(UserError, match=r"4 is damaged.*Delete that folder"):
-        list(row_files.open_proxies(folder).blocks)
+        list(row_files.open_proxies(folder).blocks())
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,12 @@ def test_missing_chunk_is_not_read_as_zeros(save_run, proxies):
         row_files.open_proxies(folder)
     # The same without checksums.
     (folder / "checkpoints" / "4" / checksums.FILE).unlink()
-    blocks = row_files.open_proxies(folder).blocks
+    blocks = row_files.open_proxies(folder).blocks()
     with pytest.raises(UserError, match="4 is damaged"):
         list(blocks)
 
 
-def test_objects_are_at_least_as_large_as_chunks(monkeypatch):
-    monkeypatch.setattr(row_files, "OBJECT", 1000)
+def test_files_are_at_least_as_large_as_chunks():
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     arrays = {"a": jax.device_put(np.zeros((8, 100)), mesh_lib.rows(mesh))}
     for args, size in (
@@ -177,12 +176,12 @@ def test_objects_are_at_least_as_large_as_chunks(monkeypatch):
         (ocp.SaveArgs(chunk_byte_size=1200), 1200),
         (ocp.SaveArgs(chunk_byte_size=400), 1000),
     ):
-        assert row_files.object_size(arrays, {"a": args}) == size
+        assert row_files.file_size(1000, arrays, {"a": args}) == size
 
 
 def test_flipped_bit_is_detected(save_run, proxies):
     folder = save_run("run", proxies)
-    assert next(row_files.open_proxies(folder).blocks).any()
+    assert next(row_files.open_proxies(folder).blocks()).any()
     step = folder / workdir.CHECKPOINTS / "4"
     files = [path for path in (step / "proxies").rglob("d/*")]
     path = max(files, key=lambda path: path.stat().st_size)
@@ -195,7 +194,7 @@ def test_flipped_bit_is_detected(save_run, proxies):
 
 def test_removed_checkpoint_is_not_reported_as_damaged(save_run, proxies):
     folder = save_run("run", proxies)
-    blocks = row_files.open_proxies(folder).blocks
+    blocks = row_files.open_proxies(folder).blocks()
     shutil.rmtree(folder / workdir.CHECKPOINTS / "4")
     with pytest.raises(UserError, match=r"was removed while .* Run this"):
         list(blocks)

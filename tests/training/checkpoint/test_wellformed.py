@@ -35,12 +35,6 @@ def test_values_of_other_types_are_invalid(changes):
     assert not wellformed.is_config(config(**changes))
 
 
-def test_categories_must_be_unique_strings():
-    assert wellformed.is_categories(["a", "b"])
-    assert not wellformed.is_categories(["a", "a"])
-    assert not wellformed.is_categories(["a", 1])
-
-
 def test_origin_must_have_the_required_keys():
     place = {"given": "a", "absolute": "/a"}
     assert wellformed.is_origin({})

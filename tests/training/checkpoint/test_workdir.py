@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import strings
 from mixer_jax.training.checkpoint import workdir
 from mixer_jax.training.config import defaults as config_lib
 
@@ -35,7 +36,7 @@ def test_error_for_a_curriculum_folder_names_a_stage(tmp_path):
 
 def test_written_files_are_read_back(started):
     assert workdir.read_config(started) == config_lib.defaults()
-    assert workdir.read_categories(started) == ["a", "b"]
+    assert list(workdir.read_categories(started)) == ["a", "b"]
     workdir.check_config(started, config_lib.defaults())
     workdir.check_categories(started, ["a", "b"])
 
@@ -154,12 +155,10 @@ def test_invalid_contents_count_as_damaged(started, name, content):
         workdir.read_config(started)
 
 
-@pytest.mark.parametrize(
-    "content", [["a"], ["b", "a"], ["a", "a"], [1, 2], {"a": 1, "b": 2}, 7]
-)
+@pytest.mark.parametrize("content", [["a"], ["b", "a"], ["a", "a"], []])
 def test_categories_changed_after_training_raise_an_error(started, content):
-    (started / workdir.CATEGORIES).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"categories.json is missing or dam"):
+    strings.write(started / workdir.CATEGORIES, content)
+    with pytest.raises(UserError, match=r"categories.arrow is missing or dam"):
         workdir.read_categories(started)
 
 
@@ -176,7 +175,6 @@ def test_locations_of_unknown_keys_are_ignored(started):
         (workdir.CONFIG, '{"model_type": "bert"}'),
         (workdir.CONFIG, '{"format": 1, "fingerprint": "a", "config": {}}'),
         (workdir.CONFIG, "// comment"),
-        (workdir.CATEGORIES, '{"samples": 3, "ways": {}}'),
     ],
 )
 def test_new_run_does_not_overwrite_files_of_other_programs(
