@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from mixer_jax.data.images import checking, memory
 from mixer_jax.data.prepared import build, version
-from mixer_jax.data.tables import roots, table
+from mixer_jax.data.tables import fetching, roots, table
 from mixer_jax.runtime import numbers, parsing, terminal
 
 
@@ -24,14 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parsing.for_command("mixer_jax.data.prepare", __doc__)
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
-    add(
-        "--out",
-        default="",
-        help="folder for the files, as the config's data.prepared "
-        f"(default: {build.FOLDER} next to the table)",
+    out = (
+        "folder for the files, as the config's data.prepared (default: "
+        f"{build.FOLDER} next to the table)"
     )
+    add("--out", default="", help=out)
     add("--split", default="train", help="the split (default: %(default)s)")
     add("--image-roots", default="", help=roots.HELP)
+    per_second, rate = numbers.number(0.01, 10_000), fetching.RATE
+    add("--fetch-rate", type=per_second, default=rate, help=fetching.HELP)
     files = "number of files (default: about one per 1,024 samples, up to 512)"
     add("--shards", type=numbers.whole(1, 99_999), default=0, help=files)
     decoding = "number of processes (default: one, with a thread per core)"
@@ -54,7 +55,8 @@ def _prepare(given: argparse.Namespace) -> None:
     from mixer_jax.data.prepared import together
 
     options = build.Options(
-        *(given.max_pixels, given.shards, given.workers, given.image_roots)
+        *(given.max_pixels, given.shards, given.workers, given.image_roots),
+        fetch_rate=given.fetch_rate,
     )
     opened = together.open_table(
         given.table, given.split, given.out, options=options

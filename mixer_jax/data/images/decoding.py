@@ -20,7 +20,7 @@ from mixer_jax.data.images import crops, faults, memory, parts
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.runtime import files
-from mixer_jax.runtime.tabular import image_reader, references
+from mixer_jax.runtime.tabular import addresses, image_reader, references
 
 # Pillow's own limit ignores that JPEGs can be decoded at a smaller scale.
 Image.MAX_IMAGE_PIXELS = None
@@ -62,6 +62,8 @@ def read(path: str | os.PathLike) -> bytes:
         reason = getattr(error, "strerror", None) or str(error)
         if kind == faults.MISSING:
             reason = "the file is missing"
+            if addresses.split(references.split(path)[0])[1]:
+                reason = addresses.failure(name)
         elif kind == faults.FOLDER:
             reason = "it is a folder"
         raise UnreadableImageError(f"{label}: {reason}.", kind) from error

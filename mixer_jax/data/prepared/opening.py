@@ -17,15 +17,21 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mixer_jax.data.images import checking
+from mixer_jax.data.images import checking, faults
 from mixer_jax.data.prepared import build, generations, writing
 from mixer_jax.data.prepared import version as version_lib
 from mixer_jax.data.prepared.version import Prepared
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import fetching, table
 from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import NewerFormatError
-from mixer_jax.runtime.tabular import parquet_files, references, strings, tables
+from mixer_jax.runtime.tabular import (
+    addresses,
+    parquet_files,
+    references,
+    strings,
+    tables,
+)
 
 RECORD = "opened.json"
 
@@ -83,9 +89,11 @@ def open_table(
     begin = time.time_ns()
     state = _state(path, split) | {"image_roots": options.image_roots}
     opened = _find_unchanged(place, root, state, options)
-    if opened is not None:
+    if opened is not None and not (options.fetch_rate and _has_failed(opened)):
         return opened
     frame = table.select(table.read_table(path, options.image_roots), split)
+    if options.fetch_rate:
+        fetching.fetch(frame["image"], root, options.fetch_rate)
     settings = {"data": identity.examine(frame, root), "options": options}
     if make:
         made = build.prepare(
@@ -100,6 +108,14 @@ def open_table(
     with contextlib.suppress(OSError):  # Possibly read-only.
         _record(opened, state if settled else {})
     return opened
+
+
+def _has_failed(opened: Opened) -> bool:
+    """Returns whether images could not be fetched."""
+    return any(
+        addresses.split(fault.image)[1] and fault.kind == faults.MISSING
+        for fault in opened.prepared.skipped
+    )
 
 
 def _state(path: str | os.PathLike, split: str) -> dict[str, Any]:

@@ -4,11 +4,12 @@ Each process writes every n-th shard to a folder that all of them share. Process
 0 then checks these shards and finishes the version, as after an interruption.
 """
 
+import dataclasses
 import os
 from pathlib import Path
 
 from mixer_jax.data.prepared import build, opening, writing
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import fetching, table
 from mixer_jax.runtime import identity, paths, processes
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import sharing
@@ -40,6 +41,12 @@ def open_table(
     place, count = processes.place()
     if count == 1:
         return opening.open_table(path, split, prepared, options=options)
+    root = table.folder(path)
+    if place == 0 and options.fetch_rate:
+        frame = table.select(table.read_table(path, options.image_roots), split)
+        fetching.fetch(frame["image"], root, options.fetch_rate)
+    processes.barrier("fetched", processes.PATIENCE)
+    options = dataclasses.replace(options, fetch_rate=0.0)
     opened = None
     if place == 0:
         opened = opening.open_table(
@@ -47,7 +54,6 @@ def open_table(
         )
     if processes.gather("opened", opened is not None)[0]:
         return opened
-    root = table.folder(path)
     folder = Path(prepared) if prepared else root / build.FOLDER
     if place == 0:
         paths.make_folder(folder)

@@ -38,12 +38,15 @@ class Options:
       shards: the number of files per split; 0 to derive it from the rows.
       workers: the number of processes that decode; 0 for one thread per core.
       image_roots: folders that images must be in, see `roots.rules`.
+      fetch_rate: the maximum number of requests per second and host for images
+        at addresses; 0 not to fetch them.
     """
 
     max_pixels: int = memory.MAX_PIXELS
     shards: int = 0
     workers: int = 0
     image_roots: str = ""
+    fetch_rate: float = 0.0
 
 
 class Draft(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from mixer_jax.runtime.tabular import references
+from mixer_jax.runtime.tabular import addresses, references
 
 
 def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
@@ -23,8 +23,8 @@ def hint(path: str | os.PathLike, root: str | os.PathLike = "") -> str:
       " Did you mean 'a/b.jpg'?", in some cases with an explanation; "" if the
       file exists or no file is similar.
     """
-    path = references.file_of(path)
-    if os.path.exists(path):
+    name, path = os.fspath(path), references.file_of(path)
+    if os.path.exists(path) or addresses.split(name)[1]:
         return ""
     folder, rest = _split(path)
     for candidate, note in _readings(rest):

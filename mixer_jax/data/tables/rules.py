@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.runtime.tabular import boxes, csv_files
+from mixer_jax.runtime.tabular import addresses, boxes, csv_files
 from mixer_jax.runtime.tabular.tables import Layout
 from mixer_jax.runtime.text import quoted
 
@@ -133,6 +133,14 @@ RULES = (
         "the path {value} must be relative to the table's folder and inside "
         "it, or absolute, without '..'",
         lambda rows: rows["image"].str.contains(INVALID),
+    ),
+    Rule(
+        "image",
+        "images at {value} cannot be fetched, only those at https:// addresses",
+        lambda rows: (
+            rows["image"].str.contains(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+            & ~rows["image"].str.startswith(addresses.SCHEMES)
+        ),
     ),
     *(Rule(*check) for check in boxes.CHECKS),
     Rule(

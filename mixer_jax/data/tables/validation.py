@@ -28,7 +28,7 @@ from mixer_jax.data.tables.category_notes import hash_cells
 from mixer_jax.runtime import progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import image_reader, tables
+from mixer_jax.runtime.tabular import addresses, image_reader, tables
 from mixer_jax.runtime.terminal import Console, Table
 from mixer_jax.runtime.text import LISTED, quoted
 
@@ -283,7 +283,7 @@ class _MissingImages:
         self._threads = threads
 
     def add(self, batch: pd.DataFrame) -> None:
-        codes, names = pd.factorize(batch["image"])
+        codes, names = pd.factorize(addresses.localize(batch["image"]))
         exists = present(self._root, names, self._threads)
         missing = np.flatnonzero(~exists[codes])
         self._count += len(missing)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mixer_jax.runtime.tabular import references
+from mixer_jax.runtime.tabular import addresses, references
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,17 +39,19 @@ class Check(NamedTuple):
 def join(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns valid rows without `COLUMNS`, but with boxes in image names.
 
+    The names of images at addresses become those of files, see `addresses`.
     Numbers are rounded outwards to whole pixels, and negative ones become 0.
     """
     boxed = _filled(rows).all(1)
     short = rows.drop(columns=list(COLUMNS))
+    short["image"] = addresses.localize(rows["image"])
     if not boxed.any():
         return short
     corners = _numbers(rows[boxed])
     corners[:, :2] = np.floor(corners[:, :2])
     corners = np.ceil(corners).clip(0, _LIMIT).astype(np.int64)
     boxes = [references.box_suffix(*box) for box in corners.tolist()]
-    names = rows["image"].to_numpy(object, copy=True)
+    names = short["image"].to_numpy(object, copy=True)
     names[boxed] += np.array(boxes, object)
     short["image"] = names
     return short.astype({"image": rows["image"].dtype})

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from mixer_jax.runtime.tabular import addresses
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -72,15 +74,16 @@ def parse(name: str | os.PathLike) -> Reference | None:
 def file_of(name: str | os.PathLike) -> str:
     """Returns the file that holds an image."""
     reference = parse(name)
-    return reference.file if reference else split(name)[0]
+    return reference.file if reference else addresses.split(split(name)[0])[0]
 
 
 def label(name: str | os.PathLike) -> str:
-    """Returns how messages name an image: its file, and its row and box."""
+    """Returns how messages name an image: its file or address, row and box."""
     reference = parse(name)
     file, box = split(name)
     if reference is not None:
         file = f"{reference.file}, row {reference.row + 1}"
+    file = addresses.split(file)[1] or file
     return f"{file}, box ({box.replace(',', ', ')})" if box else file
 
 

@@ -22,7 +22,17 @@ def test_every_rule_can_be_broken():
         "sample_id": ["", "a\0"],
         "role": ["x"],
         "category_id": [""],
-        "image": ["", "/a/../b", "~a", "a/../b", "..", "C:a", "\\a", "..\nx"],
+        "image": [
+            "",
+            "/a/../b",
+            "~a",
+            "a/../b",
+            "..",
+            "C:a",
+            "\\a",
+            "..\nx",
+            "http://x/a",
+        ],
         "text": ["words"],
         "split": ["", "a b", "a/b/c", "train\n"],
     }
