@@ -10,6 +10,7 @@ import threading
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from mixer_jax.data.images import decoding
 from mixer_jax.retrieval import index
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.runtime.tabular import addresses
 from mixer_jax.service import connections, pictures, server, uploads
 from tests import broken_files
 
@@ -523,6 +525,30 @@ def test_only_pictures_are_served(searcher, made):
             assert "not a picture" in response.json()["error"]
         shown = client.get("/image/3")
         assert shown.headers["content-type"] == "image/webp"
+
+
+def test_no_address_is_fetched(searcher, made, monkeypatch):
+    connected = []
+    monkeypatch.setattr(
+        socket.socket, "connect", lambda _, place: connected.append(place)
+    )
+    address = "https://127.0.0.1:9/a.png"
+    (name,) = addresses.localize(pd.Series([address]))
+    made.documents.loc[0, "image"] = name
+    with TestClient(server.make_app(searcher)) as client:
+        for url in ("/search", f"/search?url={address}&image={address}"):
+            for body in (
+                address.encode(),
+                b"",
+                b'{"url": "%s"}' % url.encode(),
+            ):
+                assert client.post(url, content=body).status_code == 400
+        files = {"file": (address, address.encode())}
+        assert client.post("/search", files=files).status_code == 400
+        response = client.get("/image/0")
+        assert response.status_code == 404
+        assert f"{address} of document 0 is missing" in response.text
+    assert not connected
 
 
 def test_an_unreadable_picture_gets_an_error_message(
