@@ -1,6 +1,7 @@
 """Finds the rows of a table that an earlier version already contains."""
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,10 @@ def keys(frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int) -> np.ndarray:
     out = np.full((len(frame), 2), max_pixels, np.uint64)
     cells = {name: frame[name] for name in table.COLUMNS}
     cells["image"] = references.contents(frame["image"])
-    columns = [column.to_numpy(object) for column in cells.values()]
-    for values in (*columns, sizes.astype(np.uint64)):
+    # Convert one column at a time: cells of all columns would take several
+    # times the memory.
+    columns = (column.to_numpy(object) for column in cells.values())
+    for values in itertools.chain(columns, [sizes.astype(np.uint64)]):
         # Most columns repeat their cells.
         codes, distinct = pd.factorize(values)
         for column, seed in enumerate(_SEEDS):

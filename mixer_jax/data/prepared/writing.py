@@ -135,20 +135,20 @@ def write(
       OSError: if the disk is full or cannot be written to.
       PassingError: if a worker process was killed.
     """
-    names = frame["image"].to_numpy(object)
     status = images.status()
-    texts = {name: frame[name].to_numpy(object) for name in shards.TEXTS}
 
     def tasks() -> Iterator[shards.Task]:
         for shard in plan:
+            # Cells of all rows at once would take several times the memory.
+            rows = frame.iloc[shard.rows]
             yield shards.Task(
                 shard=shard,
                 folder=version / tfds_files.FOLDER,
                 results=results,
                 root=root,
-                images=names[shard.rows].tolist(),
+                images=rows["image"].tolist(),
                 status=status[:, shard.rows],
-                texts={k: v[shard.rows].tolist() for k, v in texts.items()},
+                texts={name: rows[name].tolist() for name in shards.TEXTS},
                 max_pixels=options.max_pixels,
                 key=hashlib.sha256(now[shard.rows].tobytes()).hexdigest(),
                 earlier=earlier.for_shard(shard) if earlier else None,
