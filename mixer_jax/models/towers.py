@@ -141,9 +141,9 @@ def in_chunks(
     Args:
       encoder: the image encoder; it must encode each image by itself.
       images_BxHxWx3: the images; their rows may be sharded over the devices.
-      chunk: the maximum number of images per chunk, over all devices; a
-        multiple of the number of devices leaves every image on its device.
-        0 encodes all images at once.
+      chunk: the maximum number of images per chunk, over all devices; 0
+        encodes all images at once. Every image stays on its device if the
+        chunk is a multiple of the number of devices and divides the batch.
       train: whether this is a training step.
 
     Returns:

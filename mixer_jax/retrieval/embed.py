@@ -235,8 +235,8 @@ def is_folder(path: str | os.PathLike) -> bool:
         return False
     if suffix in _FILES or os.path.isfile(path):
         raise UserError(
-            "Embeddings are written to a folder or to a .npz file, but "
-            f"{os.fspath(path)} does not end in .npz."
+            f"{os.fspath(path)} looks like a file; choose a folder for the "
+            "embeddings, or a file whose name ends in .npz."
         )
     return True
 

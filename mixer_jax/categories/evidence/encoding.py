@@ -112,11 +112,20 @@ def encode_together(
         return
     path, key = Path(path), ""
     images, texts = _values(log, encode_images, encode_texts)
+    data = _identify([encoders, *texts.values], images.values)
     if place == 0:
         _, known = _begin(path, log, encoders, images, texts, widths)
         key = "" if known.kept else known.key
     processes.barrier("identity", processes.PATIENCE)
     key = processes.gather("features", key)[0]
+    keys = processes.gather("samples", data.key)
+    if len({*keys}) > 1:
+        other = next(i for i, one in enumerate(keys) if one != keys[0])
+        raise UserError(
+            f"The log of process {other} differs from that of process 0, or "
+            "its images have other sizes. Give all processes the same log and "
+            "images."
+        )
     if not key:
         return
     sharing.check(
@@ -127,7 +136,7 @@ def encode_together(
     )
     folder = _parts_folder(path) / key
     images.make(folder, slice(place, None, count))
-    # Continue where the deal of the images ended.
+    # Continue the round-robin assignment of the images.
     texts.make(folder, slice((place - len(images.starts)) % count, None, count))
     processes.barrier("parts", processes.PATIENCE)
 
@@ -207,7 +216,8 @@ def _check_room(
         f"The features of {len(images.known):,} images and "
         f"{len(texts.known):,} texts",
     )
-    terminal.say(message, console=terminal.Console(stderr=True))
+    if done < parts:
+        terminal.say(message, console=terminal.Console(stderr=True))
 
 
 def read(path: str | Path, log: ClickLog) -> Features | None:

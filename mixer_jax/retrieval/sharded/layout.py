@@ -9,7 +9,8 @@
 A shard is a range of the table's rows of one role, and has one part. The
 manifest is written last and removed before a part is replaced: a folder with a
 manifest is complete. Nothing in it depends on the number of processes that
-wrote it, or on interruptions.
+wrote it, or on interruptions. The embeddings may depend on the number of
+devices of the first run, which determines the batch of a device.
 
     .work/settings.json           see `Settings`
     .work/plan.json               the shards, see `plan`
@@ -160,6 +161,8 @@ def check(folder: paths.Path) -> None:
             for path in folder.iterdir()
             if not owner_store.is_part(path)
         ]
+        # Other processes may be checking whether they can write here.
+        names = [name for name in names if name[0] != "." or name == WORK]
         ours = not names or WORK in names
         if not ours and MANIFEST in names:
             with contextlib.suppress(OSError, ValueError):
@@ -239,15 +242,13 @@ def write_result(folder: paths.Path, shard: Shard, result: Result) -> None:
     write_bytes(folder / shard.result_name, text.encode())
 
 
-def write_bytes(
-    path: paths.Path, content: bytes, *, passing: bool = False
-) -> None:
-    """Writes a file atomically; one that is `passing` is not synced to disk."""
+def write_bytes(path: paths.Path, content: bytes, *, sync: bool = True) -> None:
+    """Writes a file atomically, and syncs it to disk if `sync` is set."""
     if paths.is_remote(path):
         path.write_bytes(content)
     else:
         files.write(
-            path, lambda draft: draft.write_bytes(content), one_of_many=passing
+            path, lambda draft: draft.write_bytes(content), one_of_many=not sync
         )
 
 

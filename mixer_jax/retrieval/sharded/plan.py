@@ -44,7 +44,11 @@ def make(
     """
     shards: list[Shard] = []
     kept = {role: _Kept(role, folder, shard_rows) for role in layout.FOLDERS}
-    with tempfile.TemporaryFile() as hashes:
+    # The table may be too large for the system's temporary folder.
+    place = None if paths.is_remote(folder) else folder / layout.WORK
+    if place is not None:
+        paths.make_folder(place)
+    with tempfile.TemporaryFile(dir=place) as hashes:
         for batch in _read(table, image_roots):
             hashes.write(category_notes.hash_cells(batch["sample_id"]).data)
             for role, rows in kept.items():
@@ -131,7 +135,7 @@ class _Kept:
         content = io.BytesIO()
         pq.write_table(pa.table(columns), content, compression="zstd")
         path = self.folder / shard.rows_name
-        layout.write_bytes(path, content.getvalue(), passing=True)
+        layout.write_bytes(path, content.getvalue(), sync=False)
         self.number += 1
         return shard
 

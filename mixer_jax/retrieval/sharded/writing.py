@@ -182,7 +182,7 @@ class _Job:
             return False
         frame = plan.read_rows(self._folder, shard)
         stamp = self._stamp(frame)
-        if stamp != result.stamp or not stamp:
+        if stamp != result.stamp:
             digests = embedder.digests(frame, self._root)
             if _hash(digests) != result.images:
                 return False
@@ -192,10 +192,9 @@ class _Job:
         return not build.newly_readable(result.skipped, self._root, limit)
 
     def _stamp(self, frame: pd.DataFrame) -> str:
-        """Returns a hash of the images' sizes and times; "" if unknown."""
+        """Returns a hash of the images' sizes and times."""
         files = map(references.file_of, frame["image"])
-        status = identity.stat([self._root / file for file in files if file])
-        return "" if (status < 0).any() else _hash(status)
+        return _hash(identity.stat([self._root / f for f in files if f]))
 
     def embed(self, trained: Trained, shards: Sequence[Shard]) -> None:
         """Embeds and writes shards; no part of an unfinished one is kept."""
@@ -297,6 +296,26 @@ def _prepare(
         (folder / name).unlink()
 
 
+def _located(
+    folder: paths.Path, shard: Shard, result: Result
+) -> Sequence[layout.Skipped]:
+    """Returns the samples left out of a shard, where the table has them now.
+
+    Rows may have been inserted above since the shard was embedded.
+    """
+    if not result.skipped:
+        return ()
+    rows = plan.read_rows(folder, shard).reset_index(names="row")
+    rows = rows.set_index("sample_id")[["row", "image"]]
+    return [
+        one._replace(
+            row=int(rows.at[one.sample_id, "row"]),
+            image=rows.at[one.sample_id, "image"],
+        )
+        for one in result.skipped
+    ]
+
+
 def _finish(
     folder: paths.Path,
     settings: layout.Settings,
@@ -305,13 +324,21 @@ def _finish(
 ) -> Written:
     """Completes the folder, unless too many samples were left out."""
     made = [layout.read_result(folder, shard) for shard in shards]
-    if None in made:
-        lost = shards[made.index(None)].name
+    ours = [
+        result is not None and result.key == shard.key
+        for result, shard in zip(made, shards, strict=True)
+    ]
+    if not all(ours):
+        lost = shards[ours.index(False)].name
         raise UserError(
             f"{folder / lost} was removed while others were written; run the "
             "same command again to resume."
         )
-    left_out = [one for result in made for one in result.skipped]
+    left_out = [
+        one
+        for shard, result in zip(shards, made, strict=True)
+        for one in _located(folder, shard, result)
+    ]
     left_out.sort()
     skipped = skipping.describe(left_out)
     listing = folder / layout.SKIPPED

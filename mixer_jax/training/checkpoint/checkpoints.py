@@ -245,6 +245,7 @@ class Checkpoints:
             # A run killed right after a save has written no checksums.
             if not (wrong or items):
                 wrong = completeness.missing(folder, _ARRAYS)
+        processes.barrier("compared", processes.PATIENCE)
         return processes.gather("damage", wrong)[0]
 
     def _set_aside(self, step: int) -> paths.Path:
@@ -314,6 +315,8 @@ class Checkpoints:
                 name: row_loading.load_rows(where / name, item)
                 for name, item in items.items()
             }
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # There is too little memory; the files may be fine.
         except Exception as error:
             raise row_files.damaged(where, self._named(str(error))) from error
         return {

@@ -77,12 +77,23 @@ def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
       UserError: if there is no checkpoint, or it is damaged.
     """
     while True:
-        step = workdir_lib.trained_step(workdir)
+        # A run in training may save and delete steps meanwhile.
+        step = processes.gather("step", workdir_lib.trained_step(workdir))[0]
+        found, removed = None, None
         try:
-            return _open_proxies(workdir, step)
-        except RemovedError:
-            if (workdir_lib.latest_step(workdir) or 0) <= step:
-                raise
+            found = _open_proxies(workdir, step)
+        except RemovedError as error:
+            removed = error
+        latest = workdir_lib.latest_step(workdir) or 0
+        states = processes.gather("opened", [removed is not None, latest])
+        if not any(gone for gone, _ in states):
+            return found
+        if states[0][1] <= step:
+            raise removed or RemovedError(
+                f"The checkpoint of step {step} in {workdir} was removed while "
+                "it was being read.",
+                "Run this command again.",
+            )
 
 
 def _open_proxies(workdir: str | os.PathLike, step: int) -> SavedProxies:
@@ -95,6 +106,7 @@ def _open_proxies(workdir: str | os.PathLike, step: int) -> SavedProxies:
         differs = completeness.other_step(where)
         if not paths.is_remote(where):
             differs = differs or checksums.check(where, (PROXIES,))
+    processes.barrier("compared", processes.PATIENCE)
     if differs := processes.gather("proxies", differs)[0]:
         raise damaged(where, differs)
     try:

@@ -1,8 +1,8 @@
 """Loads rows of a checkpoint to the devices that own them.
 
 The rows are read in blocks and written into arrays on the devices, so that the
-host needs memory for two blocks only, and a device for its own rows and one
-block.
+host needs memory for three blocks and four bytes per category only, and a
+device for its own rows and one block.
 """
 
 import functools
@@ -63,6 +63,8 @@ def load_proxies(
     )
     try:
         return copy(proxies, saved.store, source)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # The devices have too little memory; the files may be fine.
     except Exception as error:
         raise row_files.damaged(saved.where, str(error)) from error
 
@@ -80,9 +82,8 @@ def load(
       ValueError: if a file cannot be read.
     """
     rows = jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
-    source = np.full(len(rows), -1, np.int32)
-    count = min(len(rows), store.shape[0])
-    source[:count] = np.arange(count)
+    source = np.arange(len(rows), dtype=np.int32)
+    source[store.shape[0] :] = -1
     return copy(rows, store, source)
 
 
