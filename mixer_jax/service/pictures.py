@@ -17,13 +17,19 @@ _SIDE = 512  # pixels of a cropped picture
 _HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
-def respond(folder: pathlib.Path, name: str, row: int) -> Response:
+def respond(
+    folder: pathlib.Path,
+    name: str,
+    row: int,
+    max_pixels: int = decoding.MAX_PIXELS,
+) -> Response:
     """Returns the picture of a document.
 
     Args:
       folder: the folder of the pictures.
       name: the name of the picture, relative to this folder.
       row: the number of the document, for messages.
+      max_pixels: the maximum number of pixels of a picture that is cropped.
 
     Raises:
       HTTPException: if the picture is missing or cannot be read, or if the file
@@ -53,16 +59,18 @@ def respond(folder: pathlib.Path, name: str, row: int) -> Response:
             "picture.",
         )
     if box:
-        return _cropped(folder / name, row)
+        return _cropped(folder / name, row, max_pixels)
     if inside:
         return Response(content, media_type=kind, headers=_HEADERS)
     return FileResponse(path, media_type=kind, headers=_HEADERS)
 
 
-def _cropped(path: pathlib.Path, row: int) -> Response:
+def _cropped(path: pathlib.Path, row: int, max_pixels: int) -> Response:
     """Returns the part of a picture in its crop box, on a white square."""
     try:
-        pixels = decoding.decode(path, _SIDE)
+        pixels = decoding.decode(
+            path, _SIDE, max_pixels, option="--max-megapixels"
+        )
     except UnreadableImageError as error:
         raise HTTPException(
             500, f"The picture of document {row} cannot be shown: {error}"

@@ -85,7 +85,7 @@ class Searcher:
           max_megapixels: the maximum size of a decoded picture.
         """
         self.index = index
-        self._max_pixels = int(max_megapixels * 1e6)
+        self.max_pixels = int(max_megapixels * 1e6)
         self._size = trained.config.data.image_size
         self._gallery = search.make_gallery(index.embeddings, mesh)
         replicated = mesh_lib.replicated(mesh)
@@ -113,7 +113,7 @@ class Searcher:
         pixels = decoding.decode(
             content,
             self._size,
-            self._max_pixels,
+            self.max_pixels,
             option="--max-megapixels",
             formats=[name for name in _FORMATS if name in Image.OPEN],
         )
@@ -207,7 +207,8 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
         name = documents["image"].iloc[row]
         if not name:
             raise HTTPException(404, f"Document {row} has no picture.")
-        return pictures.respond(searcher.index.images, name, row)
+        images, limit = searcher.index.images, searcher.max_pixels
+        return pictures.respond(images, name, row, limit)
 
     app = Starlette(
         routes=[

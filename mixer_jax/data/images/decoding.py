@@ -90,7 +90,8 @@ def _read_cell(reference: references.Reference, label: str) -> bytes:
     except (image_reader.ChangedError, pa.ArrowException) as error:
         kind, reason = faults.UNREADABLE, str(error)
     except OSError as error:
-        kind, reason = faults.of_system(error), error.strerror
+        kind = faults.of_system(error)
+        reason = error.strerror or str(error)
     raise faults.unreadable(label, kind, reason)
 
 

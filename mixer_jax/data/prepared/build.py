@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.images import checking, decoding, faults
-from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import (
     generations,
     kept,
@@ -31,10 +29,6 @@ from mixer_jax.data.prepared.writing import Draft, Options, Peers
 from mixer_jax.runtime import identity, paths, terminal
 from mixer_jax.runtime.errors import NewerFormatError, UserError
 
-# Faults that may not be due to an image's bytes.
-_PASSING = {
-    *(faults.UNREADABLE, faults.FOLDER, faults.UNSUPPORTED, faults.TOO_LARGE)
-}
 FOLDER = "prepared"  # next to the table, unless the config says otherwise
 Say = generations.Say
 _DEFAULT = Options()
@@ -91,6 +85,7 @@ def write_part(
     frame: pd.DataFrame,
     root: str | os.PathLike,
     prepared: str | os.PathLike,
+    data: identity.Data,
     draft: Draft,
     part: slice,
     options: Options = _DEFAULT,
@@ -101,6 +96,7 @@ def write_part(
       frame: see `prepare`.
       root: see `prepare`.
       prepared: see `prepare`.
+      data: see `prepare`.
       draft: the draft that `prepare` passed to `Peers.begin`.
       part: the shards to write.
       options: see `prepare`.
@@ -108,7 +104,9 @@ def write_part(
     Raises:
       UserError: if the folder cannot be written.
     """
-    job = _job(frame, root, prepared, None, options, None)
+    job = _job(frame, root, prepared, data, options, None)
+    # Process 0 may know the table by another path.
+    job = dataclasses.replace(job, group=job.place / draft.group)
     with job.explaining():
         job.write(draft, job.plan()[part])
 
@@ -214,7 +212,9 @@ class _Job:
         if self.options.shards not in (0, manifest["shards"]):
             return None
         limit = self.options.max_pixels
-        if again := newly_readable(prepared.skipped, self.root, limit):
+        if again := version_lib.newly_readable(
+            prepared.skipped, self.root, limit
+        ):
             self.say(
                 f"{again} could not be read when the data was prepared; "
                 "preparing the data again."
@@ -228,7 +228,10 @@ class _Job:
         """Prepares the frame's samples in a new folder of the group."""
         stamp = hashlib.sha256(self.data.times.tobytes()).hexdigest()[:8]
         name = f"{self.key}-{stamp}"
-        with generations.draft(self.group, name, self.say) as draft:
+        any_host = peers is not None
+        with generations.draft(
+            self.group, name, self.say, any_host=any_host
+        ) as draft:
             if self.silent().find() is not None:  # Another process was faster.
                 return
             version, results = draft / name, draft / "results"
@@ -236,12 +239,12 @@ class _Job:
                 folder.mkdir(parents=True, exist_ok=True)
             plan = self.plan()
             shards.clear(plan, version / tfds_files.FOLDER, results)
-            place = Draft(draft.name, name)
+            place = Draft(self.group.name, draft.name, name)
             if peers is not None:
                 peers.begin(place, self.data.key)
                 self.write(place, plan[peers.part])
                 peers.wait()
-            images, now, made = self.write(place, plan)
+            images, now, made = self.write(place, plan, checked=any_host)
             writing.describe(
                 *(self.frame, self.root, images, plan, made, now, version),
                 self.options,
@@ -270,9 +273,15 @@ class _Job:
         return shards.plan(splits, ids, self.options.shards)
 
     def write(
-        self, draft: Draft, plan: list[shards.Shard]
+        self, draft: Draft, plan: list[shards.Shard], *, checked: bool = False
     ) -> tuple[kept.Images, np.ndarray, list[shards.Result]]:
-        """Writes shards; returns the images, the rows' keys and the results."""
+        """Writes shards; returns the images, the rows' keys and the results.
+
+        Args:
+          draft: the draft.
+          plan: the shards.
+          checked: whether this run has checked all finished shards.
+        """
         version = self.group / draft.folder / draft.version
         results = version.parent / "results"
         with writing.pool(self.options.workers) as pool:
@@ -282,7 +291,7 @@ class _Job:
             with self._earlier(now, images) as earlier:
                 made = writing.write(
                     *(self.frame, self.root, images, plan, now, version),
-                    *(results, earlier, self.options, pool),
+                    *(results, earlier, self.options, pool, checked),
                 )
         return images, now, made
 
@@ -322,31 +331,6 @@ def _is_readable(folder: Path) -> bool:
         version_lib.read(folder, hold, manifest)
         return True
     return False
-
-
-def newly_readable(
-    skipped: Sequence[shards.Fault], root: Path, max_pixels: int
-) -> str:
-    """Returns an image that could not be read before, but can now.
-
-    Permissions, the decoder and the free memory may have changed. Other faults
-    change only if the bytes do.
-
-    Args:
-      skipped: the rows that were left out.
-      root: the folder that the image paths are relative to.
-      max_pixels: see `decoding.decode`.
-
-    Returns:
-      The path of the first such image; "" if there is none.
-    """
-    for fault in skipped:
-        path = root / fault.image
-        if fault.kind in _PASSING:
-            with contextlib.suppress(UnreadableImageError):
-                decoding.decode(path, checking.CHECKED, max_pixels)
-                return str(path)
-    return ""
 
 
 def names(folder: Path) -> list[str]:

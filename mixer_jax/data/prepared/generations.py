@@ -122,8 +122,10 @@ def remove_unused(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def draft(parent: Path, name: str, say: Say) -> Iterator[Path]:
-    """Yields a folder in `parent` that no other process of this host uses.
+def draft(
+    parent: Path, name: str, say: Say, *, any_host: bool = False
+) -> Iterator[Path]:
+    """Yields a folder in `parent` that no other run of this host uses.
 
     It is removed on exit, but kept if the block raises or the process is
     killed. Other drafts of killed processes are removed.
@@ -132,11 +134,13 @@ def draft(parent: Path, name: str, say: Say) -> Iterator[Path]:
       parent: the folder of the draft.
       name: names what is drafted; a draft of that name is continued.
       say: called with a message before waiting for another process.
+      any_host: whether a draft can be continued on another host, and no run of
+        any host may use it.
 
     Raises:
       OSError: if the folder cannot be created.
     """
-    folder = parent / f"{_prefix()}{name}"
+    folder = parent / f"{_prefix(any_host)}{name}"
     for left in parent.iterdir():
         other = left.name.startswith(_DRAFT) and left != folder
         if other and _may_be_abandoned(left):
@@ -181,7 +185,9 @@ def _may_be_abandoned(folder: Path) -> bool:
     return False
 
 
-def _prefix() -> str:
+def _prefix(any_host: bool = False) -> str:
+    if any_host:
+        return f"{_DRAFT}any-"
     host = hashlib.sha256(socket.gethostname().encode()).hexdigest()
     return f"{_DRAFT}{host[:8]}-"
 

@@ -152,7 +152,9 @@ def _find_unchanged(
             ):
                 prepared = version_lib.read(folder, hold, manifest)
                 limit = options.max_pixels
-                if not build.newly_readable(prepared.skipped, root, limit):
+                if not version_lib.newly_readable(
+                    prepared.skipped, root, limit
+                ):
                     return _opened(prepared, folder, recorded)
         hold.release()
     return None

@@ -4,15 +4,20 @@ Each process writes every n-th shard to a folder that all of them share. Process
 0 then checks these shards and finishes the version, as after an interruption.
 """
 
+import contextlib
 import dataclasses
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from mixer_jax.data.prepared import build, opening, writing
+from mixer_jax.data.prepared import build, opening, shards, writing
 from mixer_jax.data.tables import fetching, table
 from mixer_jax.runtime import identity, paths, processes
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.ownership import sharing
+
+_PATIENCE = 60.0  # seconds until another process has stopped its threads
 
 
 def open_table(
@@ -52,6 +57,7 @@ def open_table(
         opened = opening.open_table(
             path, split, prepared, options=options, make=False
         )
+    processes.barrier("looked up", processes.PATIENCE)
     if processes.gather("opened", opened is not None)[0]:
         return opened
     folder = Path(prepared) if prepared else root / build.FOLDER
@@ -67,20 +73,35 @@ def open_table(
     if place == 0:
         return _lead(path, split, prepared, options, count)
     frame = table.select(table.read_table(path, options.image_roots), split)
-    key = identity.examine(frame, root).key
+    data = identity.examine(frame, root)
+    processes.barrier("drafted", processes.PATIENCE)
     draft, wanted = processes.gather("draft", None)[0]
     if not draft:
         return None  # Another run was faster.
-    if key != wanted:
+    if [data.key, options.max_pixels, options.shards] != wanted:
         raise UserError(
             f"{path} of process {place} has other rows than that of process "
             "0, or its images have other sizes. Give all processes the same "
-            "table and images."
+            "table, images and options."
         )
     part, draft = slice(place, None, count), writing.Draft(*draft)
-    build.write_part(frame, root, prepared, draft, part, options)
+    with _listening():
+        build.write_part(frame, root, prepared, data, draft, part, options)
     processes.barrier("shards", processes.PATIENCE)
     return None
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """Lets a process that another one has stopped print the other's reason."""
+    try:
+        yield
+    except shards.StoppedError as error:
+        time.sleep(_PATIENCE)  # The other process ends this one.
+        raise PassingError(
+            "Another process that prepares the data has ended. Run the same "
+            "command again to continue."
+        ) from error
 
 
 def _lead(
@@ -95,16 +116,20 @@ def _lead(
 
     def begin(draft: writing.Draft, key: str) -> None:
         begun.append(draft)
-        processes.gather("draft", [draft, key])
+        wanted = [key, options.max_pixels, options.shards]
+        processes.barrier("drafted", processes.PATIENCE)
+        processes.gather("draft", [draft, wanted])
 
     peers = writing.Peers(
         part=slice(0, None, count),
         begin=begin,
         wait=lambda: processes.barrier("shards", processes.PATIENCE),
     )
-    opened = opening.open_table(
-        path, split, prepared, options=options, peers=peers
-    )
+    with _listening():
+        opened = opening.open_table(
+            path, split, prepared, options=options, peers=peers
+        )
     if not begun:  # Do not let the others wait.
-        processes.gather("draft", [None, ""])
+        processes.barrier("drafted", processes.PATIENCE)
+        processes.gather("draft", [None, []])
     return opened

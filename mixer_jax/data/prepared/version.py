@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from mixer_jax.data.images import checking, decoding, faults
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import (
     generations,
@@ -27,6 +29,10 @@ TRAINING, PLACES = "training", "records.npy"
 IMAGES = "images.arrow"
 # Files of TFDS's description, each with a key that it must have.
 _TFDS_KEYS = {"dataset_info.json": "splits", "features.json": "featuresDict"}
+# Faults that may not be due to an image's bytes.
+_PASSING = {
+    *(faults.UNREADABLE, faults.FOLDER, faults.UNSUPPORTED, faults.TOO_LARGE)
+}
 
 
 class Prepared(NamedTuple):
@@ -101,6 +107,31 @@ class Prepared(NamedTuple):
             )
             for name, fault in zip(names, self.skipped, strict=True)
         ]
+
+
+def newly_readable(
+    skipped: Sequence[shards.Fault], root: Path, max_pixels: int
+) -> str:
+    """Returns an image that could not be read before, but can now.
+
+    Permissions, the decoder and the free memory may have changed. Other faults
+    change only if the bytes do.
+
+    Args:
+      skipped: the rows that were left out.
+      root: the folder that the image paths are relative to.
+      max_pixels: see `decoding.decode`.
+
+    Returns:
+      The path of the first such image; "" if there is none.
+    """
+    for fault in skipped:
+        path = root / fault.image
+        if fault.kind in _PASSING:
+            with contextlib.suppress(UnreadableImageError):
+                decoding.decode(path, checking.CHECKED, max_pixels)
+                return str(path)
+    return ""
 
 
 def read_parts(folder: Path) -> list[records.Part] | None:

@@ -53,10 +53,12 @@ class Draft(NamedTuple):
     """An unfinished version of a prepared data set.
 
     Attributes:
-      folder: the name of the draft's folder, beside the finished versions.
+      group: the name of the folder of the table's versions.
+      folder: the name of the draft's folder in the group.
       version: the name of the version's folder in it.
     """
 
+    group: str
     folder: str
     version: str
 
@@ -114,6 +116,7 @@ def write(
     earlier: kept.Kept | None,
     options: Options,
     pool: Pool,
+    checked: bool = False,
 ) -> list[shards.Result]:
     """Writes all shards that are not finished yet; shows the progress.
 
@@ -130,6 +133,7 @@ def write(
       earlier: rows that are kept from an earlier version.
       options: how samples are prepared.
       pool: writes the shards.
+      checked: whether finished shards have been checked.
 
     Raises:
       OSError: if the disk is full or cannot be written to.
@@ -152,6 +156,7 @@ def write(
                 max_pixels=options.max_pixels,
                 key=hashlib.sha256(now[shard.rows].tobytes()).hexdigest(),
                 earlier=earlier.for_shard(shard) if earlier else None,
+                checked=checked,
             )
 
     made, total = [], sum(len(shard.rows) for shard in plan)

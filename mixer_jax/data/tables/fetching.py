@@ -7,6 +7,7 @@ download is repeated; finished ones are kept.
 import collections
 import contextlib
 import http.client
+import os
 import threading
 import time
 import urllib.error
@@ -89,7 +90,8 @@ def _missing(images: pd.Series, root: Path) -> Iterator[str]:
     """Yields the addresses of images whose files do not exist."""
     for name in images[images.str.startswith(addresses.FOLDER)].unique():
         path, address = addresses.split(references.split(name)[0])
-        if address and not (root / path).exists():
+        # An empty file is one that a power failure has left behind.
+        if address and not files.is_filled(os.path.join(root, path)):
             yield address
 
 
@@ -158,7 +160,7 @@ class _Fetcher:
         parts, size, deadline = [], 0, time.monotonic() + _DEADLINE
         with self._opener.open(request, timeout=_TIMEOUT) as response:
             length = response.length
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):
                 size += len(chunk)
                 if max(size, length or 0) > MAX_BYTES:
                     raise _FailedError(f"it has more than {MAX_BYTES:,} bytes")
@@ -169,6 +171,8 @@ class _Fetcher:
                 parts.append(chunk)
         if length is not None and size < length:
             raise http.client.IncompleteRead(b"".join(parts), length - size)
+        if not size:
+            raise _FailedError("the answer is empty")
         return b"".join(parts)
 
 
@@ -177,6 +181,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         """Returns the request to follow; see the base class."""
+        # Redirects are rare, and not counted in the rate.
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

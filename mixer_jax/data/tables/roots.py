@@ -1,5 +1,6 @@
 """Confines the images of a sample table to given folders."""
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -7,13 +8,16 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.data.tables.rules import Rule
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import references
 from mixer_jax.runtime.text import listing
 
 HELP = (
-    "folders, separated by commas, that images must be in, apart from the "
-    "table's folder (default: any)"
+    "folders, separated by commas, that may hold images besides the table's "
+    "folder (default: any)"
 )
+
+_FOLDERS = 1 << 16  # whose real paths are remembered
 
 
 def rules(folder: str | os.PathLike, image_roots: str) -> tuple[Rule, ...]:
@@ -26,8 +30,13 @@ def rules(folder: str | os.PathLike, image_roots: str) -> tuple[Rule, ...]:
       image_roots: the other folders, separated by commas; "" for no rule.
     """
     given = [root for root in image_roots.split(",") if root]
-    if not given:
+    if not image_roots:
         return ()
+    if not given:
+        raise UserError(
+            f"The image roots are {image_roots!r}, which names no folder; give "
+            "folders, separated by commas."
+        )
     named = listing([os.path.abspath(root) for root in given])
     named = named.replace("{", "{{").replace("}", "}}")  # a format string
     message = (
@@ -46,17 +55,17 @@ def _outside(
         os.path.join(os.path.realpath(root), "")
         for root in (folder or os.curdir, *image_roots)
     )
-    folders: dict[str, str] = {}  # real paths, by name
+    real_path = functools.lru_cache(_FOLDERS)(os.path.realpath)
 
     def is_outside(name: str) -> bool:
         if not name:
             return False
+        if "\0" in name:
+            return True  # No file has such a name.
         path = os.path.join(folder, references.file_of(name))
         parent, file = os.path.split(path)
-        if (real := folders.get(parent)) is None:
-            real = folders[parent] = os.path.realpath(parent)
         # Looking up whole paths would take several times as long.
-        real = os.path.join(real, file)
+        real = os.path.join(real_path(parent), file)
         if os.path.islink(real):
             real = os.path.realpath(real)
         return not real.startswith(roots)

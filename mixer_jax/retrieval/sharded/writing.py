@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jax.sharding import Mesh
 
-from mixer_jax.data.prepared import build
+from mixer_jax.data.prepared import version as version_lib
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import bundle
 from mixer_jax.retrieval.embed import Written
@@ -189,7 +189,7 @@ class _Job:
             result = dataclasses.replace(result, stamp=stamp)
             layout.write_result(self._folder, shard, result)
         limit = self._settings.max_pixels
-        return not build.newly_readable(result.skipped, self._root, limit)
+        return not version_lib.newly_readable(result.skipped, self._root, limit)
 
     def _stamp(self, frame: pd.DataFrame) -> str:
         """Returns a hash of the images' sizes and times."""

@@ -2,11 +2,13 @@
 
 import secrets
 import socket
+import time
 
 from mixer_jax.runtime import paths, processes
 from mixer_jax.runtime.errors import UserError
 
 _MARK = ".shared-"
+_STALE = 3600  # seconds after which a mark belongs to no run
 
 
 def check(folder: paths.Path, subject: str, remedy: str) -> None:
@@ -23,16 +25,19 @@ def check(folder: paths.Path, subject: str, remedy: str) -> None:
     place, count = processes.place()
     if count == 1:
         return
-    mark = folder / f"{_MARK}{secrets.token_hex(8)}"
+    now = int(time.time())
+    mark = folder / f"{_MARK}{now}-{secrets.token_hex(8)}"
     if place == 0:
-        # Remove marker files that a killed run left behind.
+        # Remove marker files that killed runs left behind.
         for left in paths.glob(folder, f"{_MARK}*"):
-            left.unlink()
+            made = left.name.removeprefix(_MARK).partition("-")[0]
+            if not made.isdecimal() or now - int(made) > _STALE:
+                left.unlink(missing_ok=True)
         paths.write(mark, "")
     mark = folder / processes.gather("mark", mark.name)[0]
     seen = processes.gather("seen", [mark.exists(), socket.gethostname()])
     if place == 0:
-        mark.unlink()
+        mark.unlink(missing_ok=True)
     blind = [index for index, (sees, _) in enumerate(seen) if not sees]
     if blind:
         raise UserError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _DIGEST = 22  # characters: 16 bytes in base64
-_REFERENCE = rf"#([1-9][0-9]*)@([A-Za-z0-9_-]{{{_DIGEST}}})"
+_REFERENCE = rf"#([1-9][0-9]{{0,17}})@([A-Za-z0-9_-]{{{_DIGEST}}})"
 _BOX = r"#box=[0-9]{1,9}(?:,[0-9]{1,9}){3}"
 _PARSED = re.compile(rf"(?s)(.+){_REFERENCE}")
 _BOXED = re.compile(rf"(?s)(.+)({_BOX})")
@@ -91,6 +91,7 @@ def are_references(names: pd.Series) -> np.ndarray:
     """Returns which of N names are references, bool `[N]`."""
     found = names.str.contains("#", regex=False).to_numpy(bool, copy=True)
     if found.any():
+        # pandas warns of groups.
         pattern = rf".{_REFERENCE}(?:{_BOX})?$".replace("([", "(?:[")
         found[found] = names[found].str.contains(pattern)
     return found
