@@ -215,7 +215,9 @@ def file_size(target: int, arrays: Any, args: Any) -> int:
       args: their `SaveArgs`, in a tree of the same structure.
     """
 
-    def chunk(array: jax.Array, args: ocp.SaveArgs) -> int:
+    def chunk(array: Any, args: ocp.SaveArgs) -> int:
+        if not isinstance(array, jax.Array):
+            return 0  # a Python number
         shape = array.sharding.shard_shape(array.shape)
         return args.chunk_byte_size or math.prod(shape) * array.dtype.itemsize
 
