@@ -8,12 +8,18 @@ import pytest
 from benchmarks import category_run, category_scale
 from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.runtime.tabular import strings
+from tests import several
 
 PHASES = ["initialize", "imprint", "train", "save", "restore", "grow", "export"]
 
 
 @pytest.mark.slow
-def test_rows_of_the_json(tmp_path, capsys):
+def test_rows_of_the_json(tmp_path, capsys, compiled, monkeypatch):
+    # The phases are processes of their own, and compile the same programs.
+    variables = several.environment(1, compiled)
+    del variables["JAX_NUM_CPU_DEVICES"]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     out = tmp_path / "rows.json"
     arguments = ["--categories=1200", "--dim=8", f"--folder={tmp_path}"]
     arguments += ["--head=knn", "--neighbors=5", "--optimizer=adam"]
