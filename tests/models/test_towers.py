@@ -84,6 +84,28 @@ def _apply(model, variables, *arguments, method=None):
     return jax.jit(apply)(variables, *arguments)
 
 
+def _gradients(model):
+    """Returns a jitted function to gradients, outputs and statistics."""
+
+    @jax.jit
+    def step(variables, batch):
+        def loss(params):
+            out, updated = model.apply(
+                {**variables, "params": params},
+                batch,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(1)},
+            )
+            weight = jnp.arange(1.0, 7.0)[None]
+            total = jnp.sum((out["query"] - 2 * out["document"]) * weight)
+            return total, (out, updated)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    return step
+
+
 def _largest(tree):
     return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
@@ -283,22 +305,7 @@ def test_sharded_gradients_match_unsharded(num_devices):
     variables = _init(model, batch)
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
 
-    @jax.jit
-    def step(variables, batch):
-        def loss(params):
-            out, updated = model.apply(
-                {**variables, "params": params},
-                batch,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(1)},
-            )
-            weight = jnp.arange(1.0, 7.0)[None]
-            total = jnp.sum((out["query"] - 2 * out["document"]) * weight)
-            return total, (out, updated)
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
+    step = _gradients(model)
     expected = step(variables, batch)
     actual = step(
         jax.device_put(variables, mesh_lib.replicated(mesh)),
@@ -318,22 +325,7 @@ def _in_chunks(chunk):
         image_encoder=TinyEncoder(batch_norm="frozen")
     )
 
-    @jax.jit
-    def step(variables, batch):
-        def loss(params):
-            out, _ = model.apply(
-                {**variables, "params": params},
-                batch,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(1)},
-            )
-            weight = jnp.arange(1.0, 7.0)[None]
-            return jnp.sum((out["query"] - 2 * out["document"]) * weight), out
-
-        return jax.grad(loss, has_aux=True)(variables["params"])
-
-    return _init(model, _batch()), step
+    return _init(model, _batch()), _gradients(model)
 
 
 @functools.cache

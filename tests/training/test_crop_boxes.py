@@ -1,7 +1,5 @@
 """Boxes of large pictures give the same results as small pictures."""
 
-import json
-import pathlib
 import shutil
 import types
 
@@ -10,16 +8,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mixer_jax import categorize, embed, evaluate, index
+from mixer_jax import categorize, index
 from mixer_jax.data import check, prepare
 from mixer_jax.data.prepared import opening, shards
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import index as index_lib
-from mixer_jax.retrieval.sharded import reading
 from mixer_jax.runtime.tabular import boxes, tables
 from mixer_jax.service import pictures
 from mixer_jax.training import inputs
-from tests import inline_images, shop
+from tests import inline_images, measured, shop
 
 
 def collage(frame, root, path):
@@ -126,27 +123,13 @@ def test_bad_boxes_are_reported(both, capsys):
 def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     root, frame = colors
     path = collage(frame, root, tmp_path / "new" / "colors.csv")
-    results = []
-    for place in (root / "colors.csv", path):
-        out = tmp_path / place.parent.name
-        given = [f"--table={place}", f"--workdir={color_run}/stage2"]
-        assert embed.main([*given, f"--out={out}.npz"]) == 0
-        assert evaluate.main([*given, f"--out={out}.json"]) == 0
-        folder = tmp_path / f"{place.stem} {len(results)}"
-        for _ in range(2):  # The second time, the shards are kept.
-            given_out = [f"--out={folder}", "--shard-rows=5"]
-            assert embed.main([*given, *given_out]) == 0
-        single, parts = reading.read(f"{out}.npz"), reading.read(folder)
-        for one, other in zip(single, parts, strict=True):
-            if one.dtype == np.float32:
-                np.testing.assert_allclose(one, other, atol=1e-6)
-            else:
-                np.testing.assert_array_equal(one, other)
-        rows = json.loads(pathlib.Path(f"{out}.json").read_text())
-        figures = [row | {"seconds": 0} for row in rows]
-        with np.load(f"{out}.npz") as arrays:
-            results.append((figures, [a.tolist() for a in arrays.values()]))
+    stage = color_run / "stage2"
+    results = [
+        measured.measure(place, stage, tmp_path / name)
+        for name, place in (("files", root / "colors.csv"), ("other", path))
+    ]
     assert results[0] == results[1]
+    given = [f"--table={path}", f"--workdir={stage}"]
     assert index.main([*given, f"--out={tmp_path / 'index'}"]) == 0
     made = index_lib.load(tmp_path / "index")
     shown = pictures.respond(made.images, made.documents["image"][0], 0)

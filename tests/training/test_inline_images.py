@@ -3,9 +3,7 @@
 The images of the converted tables are removed, so that they cannot be read.
 """
 
-import json
 import os
-import pathlib
 import shutil
 
 import numpy as np
@@ -13,17 +11,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from mixer_jax import api, categorize, embed, evaluate, index, report
+from mixer_jax import api, categorize, evaluate, index, report
 from mixer_jax.data import check, prepare
 from mixer_jax.data.prepared import build, opening, shards
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.retrieval import places
-from mixer_jax.retrieval.sharded import reading
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import image_reader, references, tables
 from mixer_jax.training import inputs
-from tests import inline_images, shop
+from tests import inline_images, measured, shop
 from tests.data.prepared.samples import files_named
 from tests.training import toy_config
 
@@ -171,26 +168,11 @@ def test_batches_are_the_same(both, tiny_config):
 def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     root, frame = colors
     path = inline_images.write(frame, root, tmp_path / "new" / "colors.parquet")
-    results = []
-    for place in (root / "colors.csv", path):
-        out = tmp_path / place.name
-        given = [f"--table={place}", f"--workdir={color_run}/stage2"]
-        assert embed.main([*given, f"--out={out}.npz"]) == 0
-        assert evaluate.main([*given, f"--out={out}.json"]) == 0
-        folder = tmp_path / f"{place.stem} {len(results)}"
-        for _ in range(2):  # The second time, the shards are kept.
-            given_out = [f"--out={folder}", "--shard-rows=5"]
-            assert embed.main([*given, *given_out]) == 0
-        single, parts = reading.read(f"{out}.npz"), reading.read(folder)
-        for one, other in zip(single, parts, strict=True):
-            if one.dtype == np.float32:
-                np.testing.assert_allclose(one, other, atol=1e-6)
-            else:
-                np.testing.assert_array_equal(one, other)
-        rows = json.loads(pathlib.Path(f"{out}.json").read_text())
-        figures = [row | {"seconds": 0} for row in rows]
-        with np.load(f"{out}.npz") as arrays:
-            results.append((figures, [a.tolist() for a in arrays.values()]))
+    stage = color_run / "stage2"
+    results = [
+        measured.measure(place, stage, tmp_path / name)
+        for name, place in (("files", root / "colors.csv"), ("other", path))
+    ]
     assert results[0] == results[1]
     assert results[0][0][0]["identical_at_1"] == 1.0
 

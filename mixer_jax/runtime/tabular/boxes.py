@@ -104,6 +104,15 @@ def _lacks_image(rows: pd.DataFrame) -> np.ndarray:
     return filled & ((names == "") | references.have_box(names)).to_numpy(bool)
 
 
+def _is_empty_in_name(rows: pd.DataFrame) -> np.ndarray:
+    broken = references.have_box(rows["image"]).to_numpy(bool, copy=True)
+    for row in np.flatnonzero(broken):
+        box = references.split(rows["image"].iloc[row])[1]
+        x1, y1, x2, y2 = map(int, box.split(","))
+        broken[row] = x2 <= x1 or y2 <= y1
+    return broken
+
+
 CHECKS = (
     Check(
         "x1",
@@ -127,6 +136,12 @@ CHECKS = (
             functools.partial(_is_empty, place),
         )
         for place, axis in enumerate("xy")
+    ),
+    Check(
+        "image",
+        "the crop box in {value} must be #box=x1,y1,x2,y2 with x1 < x2 and "
+        "y1 < y2",
+        _is_empty_in_name,
     ),
     Check(
         "image",

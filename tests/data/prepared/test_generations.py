@@ -1,5 +1,6 @@
 """Folders are kept while in use and can be removed afterwards."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -48,6 +49,23 @@ def test_killed_process_releases_its_hold(tmp_path):
 
 def draft(folder, name="a"):
     return generations.draft(folder, name, lambda text: None)
+
+
+@pytest.mark.parametrize("any_host", [False, True])
+def test_another_host_continues_only_drafts_of_any_host(
+    tmp_path, monkeypatch, any_host
+):
+    def make():
+        return generations.draft(
+            tmp_path, "a", lambda text: None, any_host=any_host
+        )
+
+    with contextlib.suppress(KeyboardInterrupt), make() as first:
+        (first / "file").write_text("")
+        raise KeyboardInterrupt
+    monkeypatch.setattr(generations.socket, "gethostname", lambda: "other")
+    with make() as second:
+        assert (second / "file").exists() == any_host
 
 
 def test_drafts_are_removed_on_exit_and_after_a_kill(tmp_path):

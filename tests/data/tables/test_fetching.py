@@ -141,7 +141,7 @@ def test_no_other_command_fetches(server, path, capsys, color_run):
     assert check.main([f"--table={path}", "--images"]) == 2
     assert "größe 0.png" in errors_of(capsys)
     assert requests(server) == 0
-    # What was prepared without the images is prepared again.
+    # Samples that were prepared without their images are prepared again.
     assert run(path) == 0
     assert len(inputs.load(data).samples) == 6
 
@@ -163,6 +163,19 @@ def test_failures_are_listed_and_tried_again(server, path, capsys):
     assert len(server.seen[lost]) == 3
     assert requests(server) == 5 + 2
     assert not list(path.parent.glob("fetched/*/*.failed"))
+
+
+def test_empty_answers_and_files_count_as_missing(server, path):
+    name = "/gr%C3%B6%C3%9Fe%201.png"
+    good, server.files[name] = server.files[name], b""
+    assert run(path, "--max-skipped=0.5") == 0
+    (listed,) = path.parent.glob("prepared/*/*/skipped.csv")
+    assert "the answer is empty" in pd.read_csv(listed)["reason"][0]
+    server.files[name] = good
+    file = path.parent / addresses.file(f"{server.root}/größe 1.png")
+    file.write_bytes(b"")  # as after a power failure
+    assert run(path) == 0
+    assert file.read_bytes() == good
 
 
 def test_passing_errors_are_tried_again(server, path):

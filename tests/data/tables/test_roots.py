@@ -47,6 +47,18 @@ def test_absolute_paths_are_read_like_others(shop):
     assert check.main([f"--table={path}", "--images"]) == 0
 
 
+def test_names_that_no_file_has_are_outside(shop):
+    (rule,) = roots.rules(shop / "shop", str(shop / "photos"))
+    frame = pd.DataFrame({"image": ["a\0b/c.jpg", "a.png"]})
+    assert rule.broken(frame).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("given", [",", ",,"])
+def test_roots_without_a_folder_are_refused(shop, given):
+    with pytest.raises(UserError, match="which names no folder"):
+        roots.rules(shop / "shop", given)
+
+
 @pytest.mark.parametrize("given", ["photos", "link to photos", "x,photos"])
 def test_images_may_be_in_the_roots_and_beside_the_table(shop, given):
     given = ",".join(str(shop / name) for name in given.split(","))

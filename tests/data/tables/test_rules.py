@@ -32,6 +32,8 @@ def test_every_rule_can_be_broken():
             "\\a",
             "..\nx",
             "http://x/a",
+            "a.png#box=1,2,1,3",
+            "a.png#box=1,3,2,2",
         ],
         "text": ["words"],
         "split": ["", "a b", "a/b/c", "train\n"],

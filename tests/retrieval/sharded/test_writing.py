@@ -223,6 +223,24 @@ def test_unreadable_images_are_left_out(run, colors, tmp_path, capsys):
     assert "red_query_reverse" in found.query_ids
 
 
+def test_skipped_samples_are_listed_by_their_present_rows(
+    run, colors, tmp_path, embedded
+):
+    """Also if their shard was embedded before rows were inserted above."""
+    root, frame = colors
+    (root / "blue_document_forward.png").write_bytes(b"")
+    assert run("--max-skipped=0.2") == 0
+    query = frame[frame["role"] == "query"].iloc[:1]
+    more = [query.assign(sample_id=f"more {number}") for number in range(3)]
+    changed = pd.concat([*more, frame])
+    table.write_table(changed, root / "colors.csv")
+    embedded.clear()
+    assert run("--max-skipped=0.2") == 0
+    assert not any("document" in name for name in embedded)
+    (row,) = pd.read_csv(tmp_path / "out" / "skipped.csv")["row"]
+    assert changed["sample_id"].iloc[row - 1] == "blue_document_forward"
+
+
 def test_other_options_are_refused(run, colors, color_run, tmp_path, capsys):
     assert run() == 0
     whole = contents(tmp_path / "out")

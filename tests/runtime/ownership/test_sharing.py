@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mixer_jax.runtime import paths
@@ -23,6 +25,16 @@ def test_marks_of_killed_runs_are_removed(tmp_path, bucket, monkeypatch):
         paths.write(folder / "other", "")
         sharing.check(folder, "The folder", "it must be shared.")
         assert {path.name for path in folder.iterdir()} == {"other"}
+
+
+def test_marks_of_other_runs_are_kept(tmp_path, monkeypatch):
+    pretend(monkeypatch, 0)
+    fresh, stale = int(time.time()) - 60, int(time.time()) - 7200
+    for made in (fresh, stale):
+        (tmp_path / f".shared-{made}-0123").touch()
+    sharing.check(tmp_path, "The folder", "it must be shared.")
+    (left,) = tmp_path.iterdir()
+    assert left.name == f".shared-{fresh}-0123"
 
 
 def test_another_folder_is_noticed(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ def test_a_name_is_a_reference_only_if_it_ends_in_row_and_digest():
         f"#1@{CODE}",
         f"a#1@{CODE}A",
         f"a#1@{CODE}.jpg",
+        f"a#{'9' * 5000}@{CODE}",
     ):
         assert references.parse(path) is None
         assert references.file_of(path) == references.label(path) == path
