@@ -101,6 +101,7 @@ def get_config(arg: str = "") -> ConfigDict:
         for config in (stage1, stage2, stage3):
             config.steps = 4
             config.batch_size = 16
+            config.model.image.chunk = 0  # compiles faster
             config.data.image_size = 64
             config.data.max_skipped = 1.0  # many of so few have no match
             config.head.active = 1.0
