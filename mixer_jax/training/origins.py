@@ -17,7 +17,7 @@ from mixer_jax.data.tables import table
 from mixer_jax.demo import sources
 from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import parquet_files
+from mixer_jax.runtime.tabular import parts as parts_lib
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.config import defaults as config_lib
 from mixer_jax.training.config import places as places_lib
@@ -183,7 +183,7 @@ def _entries(path: str) -> set[str | os.PathLike]:
     """Returns a table's path and, for a folder, its parts and their folders."""
     if not os.path.isdir(path):
         return {path}
-    parts = parquet_files.parts(pathlib.Path(path))
+    parts = parts_lib.find(pathlib.Path(path))
     return {path, *parts, *(part.parent for part in parts)}
 
 

@@ -159,7 +159,7 @@ def _plain(value: Any, column: str) -> Any:
             raise ValueError(
                 f"{column} is {quoted(value)}, which is not UTF-8 text"
             ) from None
-    if isinstance(value, decimal.Decimal):  # as in `parquet_files.as_text`
+    if isinstance(value, decimal.Decimal):  # as in `cells.as_text`
         return re.sub(r"\.0+$", "", f"{value:f}")
     return value
 

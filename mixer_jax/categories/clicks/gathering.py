@@ -22,7 +22,8 @@ from mixer_jax.runtime import errors, results, text
 from mixer_jax.runtime import files as files_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import guards, replacing
-from mixer_jax.runtime.tabular import parquet_files, tables
+from mixer_jax.runtime.tabular import parts as parts_lib
+from mixer_jax.runtime.tabular import tables
 
 # The default runner: it works in this process, with --direct_num_workers
 # workers. Beam's own default runner would download a program.
@@ -279,4 +280,4 @@ def _files(table: str) -> tuple[str, ...]:
     """Returns the files of a table: one file, or the parts in a folder."""
     if not os.path.isdir(table):
         return (table,)
-    return tuple(map(str, parquet_files.parts(Path(table))))
+    return tuple(map(str, parts_lib.find(Path(table))))

@@ -25,13 +25,8 @@ from mixer_jax.data.tables import fetching, table
 from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import NewerFormatError
-from mixer_jax.runtime.tabular import (
-    addresses,
-    parquet_files,
-    references,
-    strings,
-    tables,
-)
+from mixer_jax.runtime.tabular import addresses, references, strings, tables
+from mixer_jax.runtime.tabular import parts as parts_lib
 
 RECORD = "opened.json"
 
@@ -120,7 +115,7 @@ def _has_failed(opened: Opened) -> bool:
 
 def _state(path: str | os.PathLike, split: str) -> dict[str, Any]:
     """Returns what identifies the content of a table's split."""
-    parts = parquet_files.parts(Path(path))
+    parts = parts_lib.find(Path(path))
     names = [os.path.relpath(part, path) for part in parts]
     status = identity.stat(parts).T.tolist()
     return {

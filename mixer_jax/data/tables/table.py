@@ -20,10 +20,11 @@ from mixer_jax.data.tables import roots, rules
 from mixer_jax.data.tables.rules import COLUMNS, DOCUMENT, QUERY
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import boxes, parquet_files, tables
+from mixer_jax.runtime.tabular import boxes, tables
+from mixer_jax.runtime.tabular import parts as parts_lib
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
-folder = parquet_files.folder  # to which image paths are relative
+folder = parts_lib.parent  # to which image paths are relative
 # Remedy for training samples that are the only one of their category.
 LONE_REMEDY = (
     "Add a second sample to each of these categories, merge them with others"

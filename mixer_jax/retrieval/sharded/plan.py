@@ -18,7 +18,8 @@ from mixer_jax.retrieval.sharded import layout
 from mixer_jax.retrieval.sharded.layout import Shard
 from mixer_jax.runtime import identity, paths, progress
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import boxes, parquet_files, tables
+from mixer_jax.runtime.tabular import boxes, tables
+from mixer_jax.runtime.tabular import parts as parts_lib
 
 _COMPARED = 1 << 22  # IDs compared at once; takes 32 MB
 _UNUSED = ("role", "category_id", "group", "split")
@@ -86,7 +87,7 @@ def read_rows(folder: paths.Path, shard: Shard) -> pd.DataFrame:
 def _read(path: str | os.PathLike, image_roots: str) -> Iterator[pd.DataFrame]:
     """Yields batches of a table's rows, which obey all rules but one."""
     alone = [rule for rule in rules.RULES if rule is not rules.REPEATED]
-    alone += roots.rules(parquet_files.folder(path), image_roots)
+    alone += roots.rules(parts_lib.parent(path), image_roots)
     done = 0.0
     with progress.show("Reading the table", 1.0) as count:
         for batch in tables.batches(path, rules.LAYOUT):

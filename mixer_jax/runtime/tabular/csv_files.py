@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import parts
 
 BLOCK = 16 << 20  # bytes per batch, and the maximum size of a row
 
@@ -56,20 +57,41 @@ class RecordError(Exception):
 def batches(
     path: Path, select: Callable[[Sequence[str], Path], list[str]], block: int
 ) -> Iterator[tuple[pa.Table, float]]:
-    """Yields a file's rows as strings, and the share of the file read so far.
+    """Yields a table's rows as strings, and the share of it read so far.
 
     Args:
-      path: the file.
-      select: maps the header and the path to the columns to read; may raise.
+      path: a file, or a folder of parts. A folder named `a=1` adds column `a`.
+      select: maps the column names and the part to the columns to read; may
+        raise.
       block: the bytes per batch.
 
     Raises:
       UserError: if a line is invalid; the message names file and line.
     """
+    files = parts.find(path)
+    sizes = [part.stat().st_size for part in files]
+    total, before = max(sum(sizes), 1), 0
+    for part, size in zip(files, sizes, strict=True):
+        parts.check(part)
+        # Spark writes an empty file for a partition without rows.
+        if size or not any(sizes):
+            partition = parts.Partition(path, part)
+            for rows, done in _part(part, partition, select, block):
+                yield rows, min((before + done) / total, 1.0)
+        before += size
+
+
+def _part(
+    path: Path,
+    partition: parts.Partition,
+    select: Callable[[Sequence[str], Path], list[str]],
+    block: int,
+) -> Iterator[tuple[pa.Table, int]]:
+    """Yields the rows of one file, and the number of bytes read so far."""
     header = _header(path, block)
-    columns = select(header, path)
+    wanted = select(partition.names(header), path)
+    columns = [name for name in wanted if name in header]
     _check_quotes(path, block)
-    size = path.stat().st_size
     try:
         with (
             pa.OSFile(os.fsencode(path)) as file,  # supports any file name
@@ -85,8 +107,8 @@ def batches(
             ) as reader,
         ):
             for batch in reader:
-                done = min(file.tell() / size, 1.0)
-                yield pa.Table.from_batches([batch]), done
+                rows = pa.Table.from_batches([batch])
+                yield partition.complete(rows, wanted), file.tell()
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         if "Empty CSV file" not in str(error):
             _explain(path, header, block)
@@ -140,21 +162,27 @@ def records(
         start = reader.line_num + 1
 
 
-def find_lines(path: str | os.PathLike, numbers: Iterable[int]) -> list[int]:
-    """Returns the lines on which records start, counted from 1.
+def name_lines(path: Path, numbers: Sequence[int]) -> list[str]:
+    """Returns the file of each record and the line that it starts on, from 1.
 
-    Records are numbered from 0; the header is record -1. Quoted cells may span
-    lines.
+    Args:
+      path: a file, or a folder of parts.
+      numbers: records, from 0; -1 is the header of the first part.
+
+    Raises:
+      KeyError: if there is no such record.
     """
-    numbers = list(numbers)
-    wanted, found = set(numbers), {}
-    with _open(path) as file:
-        for record, (line, _) in enumerate(records(file), start=-1):
-            if record in wanted:
-                found[record] = line
-            if len(found) == len(wanted):
-                break
-    return [found[number] for number in numbers]
+    wanted, names, start = set(numbers), {}, 0
+    for part in parts.find(path):
+        record = -1
+        with _open(part) as file:
+            for record, (line, _) in enumerate(records(file), start=-1):
+                if start + record in wanted:
+                    names.setdefault(start + record, f"{part}, line {line}")
+                if len(names) == len(wanted):
+                    return [names[number] for number in numbers]
+        start += record + 1
+    return [names[number] for number in numbers]
 
 
 def find_kind(start: bytes) -> str:

@@ -1,9 +1,9 @@
 """Reads and writes tables for all commands.
 
-A table is a CSV file (UTF-8, commas), a Parquet file or a folder of Parquet
-files. Every cell is read as text, "" if it is empty, and written cells read
-back unchanged. pandas is only imported where it is used, because Beam's
-environment may lack it.
+A table is a CSV file (UTF-8, commas), a Parquet file, or a folder of either.
+Every cell is read as text, "" if it is empty, and written cells read back
+unchanged. pandas is only imported where it is used, because Beam's environment
+may lack it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import csv_files, parquet_files
+from mixer_jax.runtime.tabular import cells, csv_files, parquet_files, parts
 from mixer_jax.runtime.tabular.csv_files import BLOCK
 from mixer_jax.runtime.tabular.parquet_files import ROWS
 from mixer_jax.runtime.text import LISTED, did_you_mean, listing, quoted
@@ -105,8 +105,8 @@ def batches(
     """Yields a table's rows in order, in batches that bound the memory.
 
     Args:
-      path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of Parquet
-        files.
+      path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of files
+        of one of these formats.
       layout: the columns to read.
       rows: the rows per batch of a Parquet table.
       block: the bytes per batch of a CSV table.
@@ -251,10 +251,10 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
     if not name:
         return [f"row {record + 1}" for record in records]
     try:
-        if _has_suffix(name, ".csv"):
-            lines = csv_files.find_lines(name, records)
-            return [f"{name}, line {line}" for line in lines]
-        return parquet_files.name_rows(Path(name), records)
+        path = Path(name)
+        if parts.are_csv(path):
+            return csv_files.name_lines(path, records)
+        return parquet_files.name_rows(path, records)
     except (LookupError, OSError, UserError, pa.ArrowException):
         # The file has since been changed or removed.
         return [f"{name}, row {record + 1} as read" for record in records]
@@ -271,12 +271,9 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
             f"The {layout.name} {path} is not a regular file. It is read more "
             "than once, so write the output of a pipe to a file first."
         )
-    if path.is_dir() or _has_suffix(path, ".parquet"):
-        if _has_suffix(path, ".csv"):
-            raise UserError(
-                f"The {layout.name} {path} is a folder; only Parquet tables "
-                "may be folders."
-            )
+    if path.is_dir():
+        return not parts.are_csv(path)
+    if _has_suffix(path, ".parquet"):
         return True
     if not _has_suffix(path, ".csv"):
         raise UserError(
@@ -288,7 +285,7 @@ def _is_parquet(path: Path, layout: Layout) -> bool:
 def _version(path: Path) -> list[tuple[Path, int, int, int]]:
     """Returns the parts of a table, each with inode, size and time."""
     found = []
-    for part in parquet_files.parts(path):
+    for part in parts.find(path):
         with contextlib.suppress(OSError):
             stat = os.stat(part)
             found.append((part, stat.st_ino, stat.st_size, stat.st_mtime_ns))
@@ -317,7 +314,7 @@ def _texts(
         if name not in table.column_names:
             texts[name] = pa.repeat(pa.scalar(""), table.num_rows)
             continue
-        if name in layout.ids and (bad := parquet_files.lossy(table[name])):
+        if name in layout.ids and (bad := cells.lossy(table[name])):
             row, problem = bad
             (where,) = name_records(path, [start + row])
             raise UserError(
@@ -326,10 +323,8 @@ def _texts(
             )
         column = f"column {name}"
         try:
-            texts[name] = parquet_files.as_text(
-                table[name], f"{path}, {column}"
-            )
-        except parquet_files.NotTextError as error:
+            texts[name] = cells.as_text(table[name], f"{path}, {column}")
+        except cells.NotTextError as error:
             (where,) = name_records(path, [start + error.row])
             raise UserError(f"{where}, {column}: {error.problem}") from error
     return texts
@@ -368,7 +363,7 @@ def _lines(table: pa.Table) -> Iterator[str]:
     yield csv_files.encode_header(names)
     for batch in table.to_batches(max_chunksize=ROWS):
         texts = [
-            parquet_files.as_text(batch.column(place), f"column {name}")
+            cells.as_text(batch.column(place), f"column {name}")
             for place, name in enumerate(names)
         ]
         yield csv_files.encode(pa.RecordBatch.from_arrays(texts, names))

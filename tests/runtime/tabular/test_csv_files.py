@@ -19,7 +19,9 @@ def test_records_have_the_line_numbers_of_an_editor(tmp_path):
     ]
     path = tmp_path / "t.csv"
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
-    assert csv_files.find_lines(path, [2, -1, 0]) == [6, 1, 2]
+    assert csv_files.name_lines(path, [2, -1, 0]) == [
+        f"{path}, line {line}" for line in (6, 1, 2)
+    ]
 
 
 @pytest.mark.parametrize("row", ['1,"x\ny', '1,"x"y'])

@@ -1,6 +1,3 @@
-import errno
-import os
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -8,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.tabular import parquet_files, tables
+from mixer_jax.runtime.tabular import tables
 from mixer_jax.runtime.tabular.tables import Layout
 
 NAMES = ("id", "a", "b")
@@ -97,87 +94,8 @@ def test_invalid_utf8_in_a_string_column_is_rejected(tmp_path):
         tables.read(path, Layout(("id",)))
 
 
-def test_partition_folders_become_columns(tmp_path):
-    path = tmp_path / "t.parquet"
-    frame = frame_of(
-        [("1", "x y/z", "a"), ("2", "x y/z", "b"), ("3", None, "")]
-    )
-    frame.to_parquet(path, partition_cols=["a"])
-    (path / "loop").symlink_to(path)
-    found = tables.read(path, Layout(NAMES, exact=True))
-    assert sorted(rows_of(found)) == [
-        ("1", "x y/z", "a"),
-        ("2", "x y/z", "b"),
-        ("3", "", ""),
-    ]
-
-
-def test_partition_and_column_must_agree(tmp_path):
-    folder = tmp_path / "t" / "b=x"
-    folder.mkdir(parents=True)
-    frame = frame_of([("1", "2", "x"), ("3", "4", "x")])
-    frame["b"] = "x"
-    frame.to_parquet(folder / "part.parquet")
-    assert len(tables.read(tmp_path / "t", Layout(NAMES))) == 2
-    frame.loc[1, "b"] = "y"
-    frame.to_parquet(folder / "part.parquet")
-    with pytest.raises(
-        UserError, match=r"column b: a cell is 'y', .* says 'x'"
-    ):
-        tables.read(tmp_path / "t", Layout(NAMES))
-
-
-def test_pipe_among_the_parts_is_rejected(tmp_path):
-    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
-    os.mkfifo(tmp_path / "b.parquet")
-    with pytest.raises(UserError, match=r"b.parquet .*not a regular file"):
-        tables.read(tmp_path, Layout(NAMES))
-
-
-def test_zero_with_many_decimals_is_written_as_zero():
-    column = pa.array([0, 5, -1], pa.int64()).cast(pa.decimal128(38, 9))
-    assert parquet_files.as_text(column, "").to_pylist() == ["0", "5", "-1"]
-
-
-def test_folder_that_is_linked_twice_is_read_twice(tmp_path):
-    folder = tmp_path / "t" / "b=x"
-    folder.mkdir(parents=True)
-    frame_of([("1", "2", "")])[["id", "a"]].to_parquet(folder / "p.parquet")
-    (tmp_path / "t" / "b=y").symlink_to("b=x")
-    (folder / "loop").symlink_to("..")
-    (folder / "outer").symlink_to(tmp_path)
-    assert rows_of(tables.read(tmp_path / "t", Layout(NAMES))) == [
-        ("1", "2", "x"),
-        ("1", "2", "y"),
-    ]
-
-
-@pytest.mark.parametrize("name", [".", "b"])
-def test_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch, name):
-    (tmp_path / "b").mkdir()
-    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
-    locked, scandir = tmp_path / name, os.scandir
-
-    def refusing(path):
-        if os.path.samefile(path, locked):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(UserError, match=f"{locked} .*Permission denied"):
-        tables.read(tmp_path, Layout(NAMES))
-
-
 def test_part_with_an_unsupported_type_is_reported(tmp_path):
     frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
     frame_of([("1", ["2"], "3")]).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(UserError, match=r"b\.parquet, row 1, column a: cells"):
-        tables.read(tmp_path, Layout(NAMES))
-
-
-@pytest.mark.parametrize("log", ["_delta_log", ".hoodie"])
-def test_delta_and_hudi_tables_are_rejected(tmp_path, log):
-    frame_of([("1", "2", "3")]).to_parquet(tmp_path / "a.parquet")
-    (tmp_path / log).mkdir()
-    with pytest.raises(UserError, match=r"is a .* table, .* as plain Parquet"):
         tables.read(tmp_path, Layout(NAMES))
