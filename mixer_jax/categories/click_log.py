@@ -143,7 +143,7 @@ def home(table: str | Path) -> Path:
     data versioning tools replace tables by links into their store.
     """
     table = Path(table)
-    # The table may be a folder of Parquet files, given as "." or "..".
+    # The table may be a folder of parts, given as "." or "..".
     if table.name in ("", ".."):
         return table.resolve().parent
     return table.parent.resolve()

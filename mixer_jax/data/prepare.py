@@ -5,7 +5,8 @@
 `mixer_jax.main` finds the result if its config has the same table, split and
 limits. To resume after an interruption, run the same command again. Several
 hosts can share the work, like those of `mixer_jax.main`; they need the same
-folder --out.
+folder --out. A table in a bucket, such as s3://BUCKET/shop.parquet, is first
+copied to --out, with its images.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 from mixer_jax.data.images import checking, memory
 from mixer_jax.data.prepared import build, version
-from mixer_jax.data.tables import fetching, roots, table
+from mixer_jax.data.tables import buckets, fetching, roots, table
 from mixer_jax.runtime import numbers, parsing, terminal
 
 
@@ -54,9 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(given: argparse.Namespace) -> None:
     from mixer_jax.data.prepared import together
 
+    origin = ""
+    if buckets.is_address(given.table):
+        given.table, origin = together.copy_table(given.table, given.out)
+        given.out = ""  # next to the copy
     options = build.Options(
         *(given.max_pixels, given.shards, given.workers, given.image_roots),
         fetch_rate=given.fetch_rate,
+        origin=origin,
     )
     opened = together.open_table(
         given.table, given.split, given.out, options=options

@@ -84,11 +84,13 @@ def open_table(
     begin = time.time_ns()
     state = _state(path, split) | {"image_roots": options.image_roots}
     opened = _find_unchanged(place, root, state, options)
-    if opened is not None and not (options.fetch_rate and _has_failed(opened)):
+    if opened is not None and not (
+        options.fetch_rate and _has_failed(opened, options.origin)
+    ):
         return opened
     frame = table.select(table.read_table(path, options.image_roots), split)
     if options.fetch_rate:
-        fetching.fetch(frame["image"], root, options.fetch_rate)
+        fetching.fetch(frame["image"], root, options.fetch_rate, options.origin)
     settings = {"data": identity.examine(frame, root), "options": options}
     if make:
         made = build.prepare(
@@ -105,10 +107,11 @@ def open_table(
     return opened
 
 
-def _has_failed(opened: Opened) -> bool:
+def _has_failed(opened: Opened, origin: str) -> bool:
     """Returns whether images could not be fetched."""
     return any(
-        addresses.split(fault.image)[1] and fault.kind == faults.MISSING
+        (origin or addresses.split(fault.image)[1])
+        and fault.kind == faults.MISSING
         for fault in opened.prepared.skipped
     )
 

@@ -12,12 +12,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixer_jax.data.prepared import build, opening, shards, writing
-from mixer_jax.data.tables import fetching, table
-from mixer_jax.runtime import identity, paths, processes
+from mixer_jax.data.tables import buckets, fetching, table
+from mixer_jax.runtime import identity, paths, processes, terminal
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.ownership import sharing
 
 _PATIENCE = 60.0  # seconds until another process has stopped its threads
+
+
+def copy_table(address: str, folder: str) -> tuple[str, str]:
+    """Copies a table from a bucket to a folder that all processes share.
+
+    Returns:
+      The path of the copy, and the address of the table's folder.
+
+    Raises:
+      UserError: if no folder is given, or see `buckets.copy_table`.
+    """
+    buckets.check_address(address)
+    if not folder:
+        raise UserError(
+            f"The table {address} is not on this machine; name the folder to "
+            "copy it and its images to with --out=FOLDER."
+        )
+    address = address.rstrip("/")
+    place, _ = processes.place()
+    origin, _, name = address.rpartition("/")
+    if place == 0:
+        buckets.copy_table(address, Path(folder))
+        terminal.say(
+            f"The copy of {address} is {Path(folder, name)}; use it as --table "
+            "or data.table in other commands.",
+            console=terminal.Console(stderr=True),
+        )
+    processes.barrier("copied", processes.PATIENCE)
+    return os.path.join(folder, name), origin
 
 
 def open_table(
@@ -49,7 +78,7 @@ def open_table(
     root = table.folder(path)
     if place == 0 and options.fetch_rate:
         frame = table.select(table.read_table(path, options.image_roots), split)
-        fetching.fetch(frame["image"], root, options.fetch_rate)
+        fetching.fetch(frame["image"], root, options.fetch_rate, options.origin)
     processes.barrier("fetched", processes.PATIENCE)
     options = dataclasses.replace(options, fetch_rate=0.0)
     opened = None

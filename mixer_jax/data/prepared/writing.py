@@ -40,6 +40,7 @@ class Options:
       image_roots: folders that images must be in, see `roots.rules`.
       fetch_rate: the maximum number of requests per second and host for images
         at addresses; 0 not to fetch them.
+      origin: the address that relative paths refer to, see `fetching.fetch`.
     """
 
     max_pixels: int = memory.MAX_PIXELS
@@ -47,6 +48,7 @@ class Options:
     workers: int = 0
     image_roots: str = ""
     fetch_rate: float = 0.0
+    origin: str = ""
 
 
 class Draft(NamedTuple):

@@ -82,7 +82,7 @@ def read(
     else:
         raise UserError(
             f"{path} must be a {', '.join(_TEXT)} or .parquet file, or a "
-            "folder of Parquet files."
+            "folder of CSV or Parquet files."
         )
     for number, (where, cells) in enumerate(records, start=1):
         ours = {a: cells[b].strip(" \t") for a, b in mapping.items()}

@@ -1,7 +1,8 @@
-"""Fetches the images that a sample table names by https:// addresses.
+"""Fetches the images that a sample table names by addresses.
 
 Each address is fetched once, into a file beside the table. An interrupted
-download is repeated; finished ones are kept.
+download is repeated; finished ones are kept. So are the images of a table that
+was copied from a bucket, which keep their paths.
 """
 
 import collections
@@ -13,11 +14,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
+from mixer_jax.data.tables import buckets
 from mixer_jax.runtime import files, progress, terminal
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
@@ -43,7 +46,25 @@ class _FailedError(Exception):
     """Raised if an address cannot be fetched; the message is the reason."""
 
 
-def fetch(images: pd.Series, root: Path, rate: float) -> None:
+class _PassingError(Exception):
+    """Raised if an object may be fetched later; the message is the reason."""
+
+
+class _Wanted(NamedTuple):
+    """An image to fetch.
+
+    Attributes:
+      address: where it is.
+      path: the file to write.
+      note: the file for the reason of a failure; None to write none.
+    """
+
+    address: str
+    path: Path
+    note: Path | None
+
+
+def fetch(images: pd.Series, root: Path, rate: float, origin: str = "") -> None:
     """Fetches images whose files are missing; shows the progress.
 
     An image that cannot be fetched stays missing, and is tried again by the
@@ -52,84 +73,113 @@ def fetch(images: pd.Series, root: Path, rate: float) -> None:
     Args:
       images: names of images, of which some may have an address.
       root: the folder of the table.
-      rate: the maximum number of requests per second to one host.
+      rate: the maximum number of https:// requests per second to one host.
+      origin: the address of the folder in a bucket that relative paths refer
+        to; "" if their files are not fetched.
 
     Raises:
-      UserError: if a file cannot be written.
+      UserError: if a file cannot be written, or the package for a bucket is
+        missing.
     """
-    wanted = list(dict.fromkeys(_missing(images, root)))
+    wanted = list(dict.fromkeys(_missing(images, root, origin)))
     if not wanted:
         return
-    fetcher = _Fetcher(root, rate)
-    failed = 0
+    for scheme in buckets.SCHEMES:
+        if first := [a for a, *_ in wanted if a.startswith(scheme)][:1]:
+            buckets.file_system(*first)
+    fetcher = _Fetcher(rate)
+    failed, example = 0, ""
     try:
         with (
             threads_lib.pool(_THREADS) as pool,
             progress.show("Fetching images", len(wanted)) as count,
         ):
             try:
-                for reason in pool.map(fetcher, wanted):
+                reasons = pool.map(fetcher, wanted)
+                for one, reason in zip(wanted, reasons, strict=True):
                     failed += bool(reason)
+                    if reason and not example:
+                        example = f"{one.address}: {reason}"
                     count(1)
             finally:
                 fetcher.stopped.set()  # The pool waits for its tasks.
     except OSError as error:
         raise UserError(
-            f"Images cannot be fetched into {root / addresses.FOLDER}: "
+            f"Images cannot be fetched into {root}: "
             f"{files.reason(error)}. Once the cause is removed, the same "
             "command resumes."
         ) from error
     done = f"{len(wanted) - failed:,} images"
-    message = f"Fetched {done} into {root / addresses.FOLDER}"
+    message = f"Fetched {done} into {root}"
     if failed:
-        message += f"; {failed:,} could not be fetched"
+        message += f"; {failed:,} could not be fetched, such as {example}"
     terminal.say(f"{message}.", console=terminal.Console(stderr=True))
 
 
-def _missing(images: pd.Series, root: Path) -> Iterator[str]:
-    """Yields the addresses of images whose files do not exist."""
-    for name in images[images.str.startswith(addresses.FOLDER)].unique():
-        path, address = addresses.split(references.split(name)[0])
+def _missing(images: pd.Series, root: Path, origin: str) -> Iterator[_Wanted]:
+    """Yields the images whose files do not exist."""
+    for name in images.unique() if origin else _addressed(images):
+        file = references.file_of(name)
+        path = Path(os.path.join(root, file))
+        _, address = addresses.split(references.split(name)[0])
+        if address:
+            note = Path(f"{path}{addresses.FAILED}")
+        elif _is_inside(file):
+            address, note = f"{origin}/{file}", None
         # An empty file is one that a power failure has left behind.
-        if address and not files.is_filled(os.path.join(root, path)):
-            yield address
+        if address and not files.is_filled(path):
+            yield _Wanted(address, path, note)
+
+
+def _addressed(images: pd.Series) -> Iterable[str]:
+    return images[images.str.startswith(addresses.FOLDER)].unique()
+
+
+def _is_inside(file: str) -> bool:
+    """Returns whether a path of a table is relative, and inside its folder."""
+    parts = file.split("/")
+    return bool(file) and not os.path.isabs(file) and ".." not in parts
 
 
 class _Fetcher:
     """Fetches addresses in any thread, and limits the rate per host."""
 
-    def __init__(self, root: Path, rate: float):
-        self._root, self._interval = root, 1 / rate
+    def __init__(self, rate: float):
+        self._interval = 1 / rate
         self._lock = threading.Lock()
         self._next: dict[str, float] = collections.defaultdict(float)
         self._opener = urllib.request.build_opener(_Redirects)
         self.stopped = threading.Event()
 
-    def __call__(self, address: str) -> str:
-        """Fetches an address; returns why it failed, or "".
+    def __call__(self, wanted: _Wanted) -> str:
+        """Fetches an image; returns why it failed, or "".
 
         Raises:
           OSError: if the file cannot be written.
         """
-        path = self._root / addresses.file(address)
-        failed = Path(f"{path}{addresses.FAILED}")
         try:
-            content = self._fetch(address)
+            content = self._fetch(wanted.address)
         except _FailedError as error:
             reason = str(error)
-            if not self.stopped.is_set():
-                _write(failed, reason.encode())
+            if wanted.note and not self.stopped.is_set():
+                _write(wanted.note, reason.encode())
             return reason
-        _write(path, content)
-        failed.unlink(missing_ok=True)
+        _write(wanted.path, content)
+        if wanted.note:
+            wanted.note.unlink(missing_ok=True)
         return ""
 
     def _fetch(self, address: str) -> bytes:
+        is_object = address.startswith(buckets.SCHEMES)
         for number in range(_TRIES):
-            self._wait_for_turn(address)
             pause = min(_PAUSE * 2**number, _LONGEST_PAUSE)
             try:
+                if is_object:
+                    return _read_object(address)
+                self._wait_for_turn(address)
                 return self._request(address)
+            except _PassingError as error:
+                reason = str(error)
             except urllib.error.HTTPError as error:
                 with error:
                     reason = f"the server answered {error.code} {error.reason}"
@@ -174,6 +224,26 @@ class _Fetcher:
         if not size:
             raise _FailedError("the answer is empty")
         return b"".join(parts)
+
+
+def _read_object(address: str) -> bytes:
+    """Returns the bytes of an object in a bucket."""
+    try:
+        content = buckets.read(address, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise _FailedError("there is no such object") from error
+    except (PermissionError, ValueError) as error:
+        raise _FailedError(_short(error)) from error
+    except Exception as error:  # Libraries raise many types of errors.
+        raise _PassingError(_short(error)) from error
+    if not content:
+        raise _FailedError("the object is empty")
+    return content
+
+
+def _short(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -136,7 +136,8 @@ RULES = (
     ),
     Rule(
         "image",
-        "images at {value} cannot be fetched, only those at https:// addresses",
+        "images at {value} cannot be fetched, only those at https://, gs:// "
+        "and s3:// addresses",
         lambda rows: (
             rows["image"].str.contains(r"^[A-Za-z][A-Za-z0-9+.-]+://")
             & ~rows["image"].str.startswith(addresses.SCHEMES)

@@ -106,7 +106,7 @@ def read_table(path: str | os.PathLike, image_roots: str = "") -> pd.DataFrame:
 
     Args:
       path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of
-        Parquet files.
+        files of one of these formats.
       image_roots: folders that images must be in, see `roots.rules`.
 
     Returns:

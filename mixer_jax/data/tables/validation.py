@@ -144,7 +144,7 @@ def check(
     """Checks a table and returns a summary of its contents.
 
     Args:
-      path: a `.csv` or `.parquet` file, or a folder of Parquet files.
+      path: a `.csv` or `.parquet` file, or a folder of either.
       images: whether to look for the image files as well.
       image_roots: folders that images must be in, see `roots.rules`.
       max_skipped: the maximum share of samples whose image may be missing.

@@ -1,4 +1,4 @@
-"""Images that a table names by an https:// address.
+"""Images that a table names by an address, such as https:// or s3://.
 
 Such an image is fetched once, by `data.prepare`, into a file beside the table.
 Its name consists of this file and the address, as in
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "fetched"  # in the folder of the table
-SCHEMES = ("https://",)  # how addresses begin; tests add a server of their own
+# How addresses begin; tests add a server of their own.
+SCHEMES = ("https://", "gs://", "s3://")
 FAILED = ".failed"  # suffix of a file with the reason why there is no image
 _FROM = "#from="
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".parquet")
+_ADDRESS = re.compile("[a-z][a-z0-9+]+:/")  # A path has a single slash there.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +265,13 @@ def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
 def _is_parquet(path: Path, layout: Layout) -> bool:
     """Returns whether a table is Parquet; raises if it is not a table."""
     if not os.path.exists(path):
+        if _ADDRESS.match(os.fspath(path)):
+            raise UserError(
+                f"The {layout.name} {path} is not on this machine. Copy a "
+                "sample table and its images from a bucket with python -m "
+                "mixer_jax.data.prepare --table=ADDRESS --out=FOLDER, and use "
+                "the copy."
+            )
         link = os.path.islink(path)
         hint = ": it is a broken link" if link else ""
         raise UserError(f"There is no {layout.name} at {path}{hint}.")

@@ -189,8 +189,8 @@ def test_passing_errors_are_tried_again(server, path):
     assert len(server.seen["/test"]) == fetching._TRIES
 
 
-def test_the_rate_per_host_is_limited(tmp_path, monkeypatch):
-    fetcher = fetching._Fetcher(tmp_path, 20)
+def test_the_rate_per_host_is_limited(monkeypatch):
+    fetcher = fetching._Fetcher(20)
     waited = []
     monkeypatch.setattr(fetching.time, "monotonic", lambda: 100.0)
     monkeypatch.setattr(fetcher.stopped, "wait", waited.append)
@@ -243,7 +243,7 @@ def test_addresses_without_encryption_are_refused(path, monkeypatch, capsys):
     monkeypatch.setattr(addresses, "SCHEMES", ("https://",))
     for command in (check, prepare):
         assert command.main([f"--table={path}"]) == 2
-        assert "only those at https:// addresses" in errors_of(capsys)
+        assert "only those at https://, gs:// and s3://" in errors_of(capsys)
 
 
 def test_boxes_of_an_address_share_its_file(server, path):

@@ -1,0 +1,158 @@
+"""Copies sample tables and images from buckets, through fsspec.
+
+Each kind of bucket needs a package, and finds its credentials by itself.
+"""
+
+import filecmp
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import fsspec
+
+SCHEMES = ("gs://", "s3://")
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_EXTRAS = {"gs": "gcs", "s3": "s3"}
+
+
+def is_address(table: str) -> bool:
+    """Returns whether a table is not on this machine."""
+    return "://" in table
+
+
+def check_address(table: str) -> None:
+    """Raises a `UserError` if a table's address does not name an object."""
+    scheme = next((s for s in SCHEMES if table.startswith(s)), "")
+    if not scheme or "/" not in table.removeprefix(scheme).strip("/"):
+        raise UserError(
+            f"The table {table} cannot be copied; its address must be like "
+            "gs://BUCKET/shop.parquet or s3://BUCKET/shop.parquet."
+        )
+
+
+def file_system(address: str) -> "fsspec.AbstractFileSystem":
+    """Returns the file system of an object in a bucket.
+
+    Raises:
+      UserError: if its package is missing.
+    """
+    protocol = address.partition("://")[0]
+    if importlib.util.find_spec(_PACKAGES[protocol]) is None:
+        raise UserError(
+            f"{address} is in a bucket, which requires extra packages: "
+            f'pip install "mixer_jax[{_EXTRAS[protocol]}]"'
+        )
+    import fsspec
+
+    return fsspec.filesystem(protocol)
+
+
+def read(address: str, max_bytes: int) -> bytes:
+    """Returns the bytes of an object.
+
+    Raises:
+      ValueError: if it is larger than `max_bytes`.
+      Exception: if it cannot be read; libraries raise many types of errors.
+    """
+    system = file_system(address)
+    if (system.size(address) or 0) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
+    return system.cat_file(address)
+
+
+def copy_table(address: str, folder: Path) -> Path:
+    """Copies a table, but not its images, from a bucket.
+
+    A copy that is up to date is not replaced.
+
+    Args:
+      address: of a file, or of a folder of parts.
+      folder: the folder for the copy.
+
+    Returns:
+      The path of the copy, whose name is that of the table.
+
+    Raises:
+      UserError: if the table cannot be read, or the copy cannot be written.
+    """
+    system = file_system(address)
+    address = address.rstrip("/")
+    copy = folder / address.rpartition("/")[2]
+    draft = folder / f".{copy.name}.fetched"
+    paths.make_folder(folder)
+    try:
+        _remove(draft)
+        for name, part in _parts(system, address):
+            target = draft / name if name else draft
+            target.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(part, str(target))
+        if not draft.exists():
+            raise FileNotFoundError
+        if _same(draft, copy):
+            _remove(draft)
+            return copy
+        _remove(copy)
+        draft.rename(copy)
+    except OSError as error:
+        if error.filename is not None and _is_below(error.filename, folder):
+            raise UserError(
+                f"{folder} cannot be written to: {files.reason(error)}."
+            ) from error
+        raise _unreadable(address, error) from error
+    except Exception as error:  # Libraries raise many types of errors.
+        raise _unreadable(address, error) from error
+    return copy
+
+
+def _parts(
+    system: "fsspec.AbstractFileSystem", address: str
+) -> Iterator[tuple[str, str]]:
+    """Yields the relative path ("" for a single file) and address of parts."""
+    if system.isfile(address):
+        yield "", address
+        return
+    start = system._strip_protocol(address) + "/"
+    for part in sorted(system.find(address)):
+        name = part.removeprefix(start)
+        hidden = any(folder[0] in "._" for folder in name.split("/") if folder)
+        if not hidden and not name.endswith("/") and ".." not in name:
+            yield name, part
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Returns whether two files or folders have the same content."""
+    if one.is_dir() != other.is_dir() or not other.exists():
+        return False
+    if not one.is_dir():
+        return filecmp.cmp(one, other, shallow=False)
+    names = [
+        {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
+        for root in (one, other)
+    ]
+    return names[0] == names[1] and all(
+        filecmp.cmp(one / name, other / name, shallow=False)
+        for name in names[0]
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_below(name: str | bytes, folder: Path) -> bool:
+    return Path(os.fsdecode(name)).is_relative_to(folder)
+
+
+def _unreadable(address: str, error: Exception) -> UserError:
+    reason = paths.reason(error) if str(error) else "there is no such object"
+    return UserError(f"The table {address} cannot be read: {reason}.")
