@@ -1,4 +1,4 @@
-"""Exports a trained model, its proxies or its encoders.
+"""Exports a trained model, its towers, proxies or encoders.
 
     python -m mixer_jax.export --workdir=runs/quickstart --out=bundle
 
@@ -6,6 +6,7 @@ For a curriculum, the last stage is exported. An existing export in the folder
 is replaced. --to selects the format:
 
 bundle       the model in a portable folder, for `mixer_jax.load` and commands
+stablehlo    both towers as programs that JAX runs without this package
 proxies      proxies.npy (float32, one row per category) and categories.json
 huggingface  the encoders, each in a folder that transformers can load
 """
@@ -14,8 +15,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.retrieval import bundle, export, export_encoders, folders, model
+from mixer_jax.retrieval import (
+    bundle,
+    export,
+    export_encoders,
+    export_stablehlo,
+    folders,
+    model,
+)
 from mixer_jax.runtime import command, parsing, terminal
+from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 
 
@@ -23,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = parsing.for_command("mixer_jax.export", __doc__)
     add = parser.add_argument
-    add("--workdir", required=True, help="workdir of a stage or curriculum")
+    workdir = "workdir of a stage or curriculum; for stablehlo, also a bundle"
+    add("--workdir", required=True, help=workdir)
     add("--out", required=True, help="the folder to write")
     add("--to", choices=list(_KINDS), default="bundle", help="format to write")
     add("--unit", action="store_true", help="scale proxies to length 1")
@@ -49,6 +59,15 @@ def _bundle(given: argparse.Namespace) -> str:
     )
 
 
+def _towers(given: argparse.Namespace) -> str:
+    trained = model.load_trained(given.workdir, mesh_lib.make_mesh())
+    info = export_stablehlo.write(trained, given.out)
+    return (
+        f"Wrote the towers of step {info.step} of {given.workdir}, fingerprint "
+        f"{info.fingerprint}, to {given.out}"
+    )
+
+
 def _proxies(given: argparse.Namespace) -> str:
     info = export.write(given.workdir, given.out, given.unit)
     return (
@@ -69,6 +88,7 @@ def _encoders(given: argparse.Namespace) -> str:
 
 _KINDS = {
     "bundle": (bundle.KIND, _bundle),
+    "stablehlo": (export_stablehlo.KIND, _towers),
     "proxies": (export.KIND, _proxies),
     "huggingface": (export_encoders.KIND, _encoders),
 }
