@@ -86,7 +86,14 @@ def kill_processes():
     several.end_all()
 
 
-@pytest.fixture(params=[1, 2, 4, 8])
+# Many tests compile their programs for every count.
+COUNTS = [
+    pytest.param(count, marks=pytest.mark.slow) if count in (1, 4) else count
+    for count in (1, 2, 4, 8)
+]
+
+
+@pytest.fixture(params=COUNTS)
 def num_devices(request):
     """The device counts on which sharded computations are compared."""
     return request.param
