@@ -88,6 +88,17 @@ def test_average_follows_the_trained_parameters(toy, config):
         )
 
 
+def test_seed_can_be_an_argument(toy, config):
+    config.seed = 2**40 + 3
+    losses = []
+    for seeds in ((), (np.int32(3),), (np.int32(4),)):
+        run = Run(toy, config)
+        _, metrics = run.step(run.state, run.batch(), *seeds)
+        losses.append(float(metrics["loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-4)  # by dropout
+
+
 def test_first_metrics_match_a_dense_computation(toy, config):
     run = Run(toy, config)
     _, metrics = run.step(run.state, run.batch())
