@@ -118,7 +118,9 @@ def measure(
             for name in names:
                 config = _config(given, overrides, trained.config, name, seed)
                 rng = np.random.default_rng(seed)
-                fitted = fusions.train(config, encoded, training, rng, mesh)
+                (fitted,) = fusions.train(
+                    config, encoded, training, rng, mesh, [seed]
+                )
                 measured = _measures(
                     fitted, frame, training, root, config, mesh
                 )

@@ -47,12 +47,10 @@ hypothesis.settings.load_profile("repeatable")
 
 jax.config.update("jax_num_cpu_devices", 8)
 if jax.__version_info__ < (0, 11):
-    # This compiles twice as fast; later versions do not have the flag. XLA
-    # reads it only once, and commands started by tests do not get it.
-    with pytest.MonkeyPatch.context() as patch:
-        flag = "--xla_cpu_use_fusion_emitters=false"
-        patch.setenv("XLA_FLAGS", flag, prepend=" ")
-        jax.devices()
+    # This compiles twice as fast, also in the commands that tests start; later
+    # versions do not have the flag.
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Grain reads absl flags, which only absl.app parses.
 flags.FLAGS.mark_as_parsed()
@@ -88,7 +86,14 @@ def kill_processes():
     several.end_all()
 
 
-@pytest.fixture(params=[1, 2, 4, 8])
+# Many tests compile their programs for every count.
+COUNTS = [
+    pytest.param(count, marks=pytest.mark.slow) if count in (1, 4) else count
+    for count in (1, 2, 4, 8)
+]
+
+
+@pytest.fixture(params=COUNTS)
 def num_devices(request):
     """The device counts on which sharded computations are compared."""
     return request.param
@@ -111,12 +116,17 @@ def quick_compiler(request):
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory):
     """The compilation cache of all tests and the commands they start."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # All workers share it.
+    folder = str(folder / "compiled")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        # Commands compile for longer than they run.
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield folder
 
 

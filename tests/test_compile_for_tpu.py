@@ -25,11 +25,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+# Variables of the tests that would change the compiled program.
+WITHOUT = {"JAX_PLATFORMS", "JAX_DISABLE_MOST_OPTIMIZATIONS"}
+
+
 def run(*flags):
     return subprocess.run(
         [sys.executable, "-m", "mixer_jax.compile_for_tpu", CONFIG, *flags],
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"}
+        env={k: v for k, v in os.environ.items() if k not in WITHOUT}
         | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         capture_output=True,
         text=True,

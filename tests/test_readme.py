@@ -46,12 +46,6 @@ def _commands(word):
     return max((b for b in BLOCKS if word in b), key=len).strip().splitlines()
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Turns off optimizations, which take longer than the programs run."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-
 @pytest.fixture
 def clone(tmp_path):
     """A clone that uses the Python environment of the tests."""

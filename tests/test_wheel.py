@@ -43,10 +43,7 @@ def place(tmp_path_factory):
 
 
 def _environment(place):
-    return os.environ | {
-        "PYTHONPATH": str(place.parent / "installed"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    return os.environ | {"PYTHONPATH": str(place.parent / "installed")}
 
 
 def _run(place, *arguments, code=0):

@@ -8,6 +8,7 @@ same encoders, which were fine-tuned for the model's own fusion.
 import functools
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -76,15 +77,13 @@ def measure_fusions(
         encoded = encode(trained, both, folder, mesh)
         for name, fusion in FUSIONS.items():
             config = make_config(trained.config, fusion)
-            runs = []
-            for _ in range(SEEDS):
-                fitted = train(config, encoded, training, rng, mesh)
-                runs.append(
-                    evaluate.evaluate(
-                        fitted.embed, frame, root, config.evaluate, mesh, name
-                    )
+            seeds = range(config.seed, config.seed + SEEDS)
+            runs = [
+                evaluate.evaluate(
+                    fitted.embed, frame, root, config.evaluate, mesh, name
                 )
-                config.seed += 1
+                for fitted in train(config, encoded, training, rng, mesh, seeds)
+            ]
             rows += [_mean(same) for same in zip(*runs, strict=True)]
     return rows
 
@@ -155,8 +154,11 @@ def train(
     training: pd.DataFrame,
     rng: np.random.Generator,
     mesh: Mesh,
-) -> Fitted:
-    """Trains new towers, a new fusion and new proxies.
+    seeds: Sequence[int],
+) -> Iterator[Fitted]:
+    """Trains new towers, a new fusion and new proxies with each seed.
+
+    All seeds share the compiled programs.
 
     Args:
       config: a stage's config: model, head, optimizer, `steps`, `batch_size`.
@@ -164,6 +166,11 @@ def train(
       training: samples with the column `place`, their row in `encoded`.
       rng: draws the batches.
       mesh: the devices to train on.
+      seeds: determine the initial values and the dropout, instead of
+        `config.seed`.
+
+    Yields:
+      The result of each seed.
     """
     samples = {
         role: training[training.role == role]
@@ -173,8 +180,7 @@ def train(
     labels = {role: table.labels(rows, ids) for role, rows in samples.items()}
     batch_size = config.batch_size
     model = factory.make_model(config.model, jnp.dtype(config.precision))
-    key = jax.random.key(config.seed)
-    params = _init_towers(model, config, key)
+    init = jax.jit(functools.partial(_init_towers, model, config))
 
     @functools.partial(jax.jit, static_argnames="role")
     def apply(params: Any, batch: Any, role: str) -> jax.Array:
@@ -192,71 +198,76 @@ def train(
             blocks.append(np.asarray(out)[: len(places)])
         return np.concatenate(blocks)
 
-    proxies = rows_lib.init_proxies(
-        key,
-        len(ids),
-        config.model.dim,
-        mesh,
-        config.head.subcenters,
-        row_optimizers.rows_dtype(config.proxies),
-    )
-    sums = imprint.init(len(ids), config.model.dim, mesh)
-    for role, rows in samples.items():
-        count = mesh_lib.padded_rows(len(rows), mesh)
-        arrays = {
-            "embeddings": np.resize(
-                embed(params, rows), (count, config.model.dim)
-            ),
-            "labels": np.resize(labels[role], count),
-            "mask": np.arange(count) < len(rows),
-        }
-        arrays = mesh_lib.put_batch(arrays, mesh)
-        sums = imprint.add(sums, **arrays, mesh=mesh)
-    proxies = imprint.finish(sums, proxies, mesh)
-    head = heads.make_head(config.head, mesh, len(ids), batch_size)
-    rates = optimizer_lib.multiples(
-        params, config.optimizer.parts, config.optimizer.layer_decay
-    )
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
-    row_optimizer = row_optimizers.make_optimizer(config.proxies)
-    state = state_lib.create(
-        rates,
-        optimizer,
-        row_optimizer,
-        {"params": params},
-        proxies,
-        head.build_graph(proxies),
-        mesh,
-    )
-    step = step_lib.make_train_step(
-        config, model, head, optimizer, row_optimizer, rates, state, mesh
-    )
-    label = f"Training the fusion {config.model.fusion}"
-    for number in progress.track(range(config.steps), label):
-        if number and number % config.head.refresh == 0:
-            state = state.replace(graph=head.build_graph(state.proxies))
-        batch = {}
+    def imprinted(params: Any, key: jax.Array) -> jax.Array:
+        """Returns new proxies, imprinted with the towers' embeddings."""
+        proxies = rows_lib.init_proxies(
+            key,
+            len(ids),
+            config.model.dim,
+            mesh,
+            config.head.subcenters,
+            row_optimizers.rows_dtype(config.proxies),
+        )
+        sums = imprint.init(len(ids), config.model.dim, mesh)
         for role, rows in samples.items():
-            drawn = rng.integers(len(rows), size=batch_size // 2)
-            batch[role] = encoded.batch(rows.place.to_numpy()[drawn], role)
-            batch[role]["label"] = labels[role][drawn]
-        state, _ = step(state, mesh_lib.put_batch(batch, mesh))
-    params = jax.device_get(state.params)
-    return Fitted(lambda frame: embed(params, frame), state.proxies, ids)
+            count = mesh_lib.padded_rows(len(rows), mesh)
+            arrays = {
+                "embeddings": np.resize(
+                    embed(params, rows), (count, config.model.dim)
+                ),
+                "labels": np.resize(labels[role], count),
+                "mask": np.arange(count) < len(rows),
+            }
+            arrays = mesh_lib.put_batch(arrays, mesh)
+            sums = imprint.add(sums, **arrays, mesh=mesh)
+        return imprint.finish(sums, proxies, mesh)
+
+    head = heads.make_head(config.head, mesh, len(ids), batch_size)
+    row_optimizer = row_optimizers.make_optimizer(config.proxies)
+    step = None
+    for seed in seeds:
+        key = jax.random.key(seed)
+        params = init(key)
+        proxies = imprinted(params, key)
+        rates = optimizer_lib.multiples(
+            params, config.optimizer.parts, config.optimizer.layer_decay
+        )
+        optimizer = optimizer_lib.make_optimizer(config.optimizer, rates)
+        state = state_lib.create(
+            rates,
+            optimizer,
+            row_optimizer,
+            {"params": params},
+            proxies,
+            head.build_graph(proxies),
+            mesh,
+        )
+        step = step or step_lib.make_train_step(
+            config, model, head, optimizer, row_optimizer, rates, state, mesh
+        )
+        label = f"Training the fusion {config.model.fusion}"
+        for number in progress.track(range(config.steps), label):
+            if number and number % config.head.refresh == 0:
+                state = state.replace(graph=head.build_graph(state.proxies))
+            batch = {}
+            for role, rows in samples.items():
+                drawn = rng.integers(len(rows), size=batch_size // 2)
+                batch[role] = encoded.batch(rows.place.to_numpy()[drawn], role)
+                batch[role]["label"] = labels[role][drawn]
+            batch = mesh_lib.put_batch(batch, mesh)
+            # jax.random.key also keeps the low bits of a long integer.
+            state, _ = step(state, batch, np.int64(seed).astype(np.int32))
+        fitted = functools.partial(embed, jax.device_get(state.params))
+        yield Fitted(fitted, state.proxies, ids)
 
 
 def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:
-    """Returns new parameters for everything except the encoders."""
+    """Returns new parameters for everything except the encoders.
 
-    # Under jit, the encoders' forward pass is unused and thus eliminated.
-    @jax.jit
-    def init(key: jax.Array) -> Any:
-        params = factory.init_variables(model, config, key)["params"]
-        return {
-            k: v for k, v in params.items() if k not in optimizer_lib.ENCODERS
-        }
-
-    return init(key)
+    Under jit, the encoders' forward pass is unused and thus eliminated.
+    """
+    params = factory.init_variables(model, config, key)["params"]
+    return {k: v for k, v in params.items() if k not in optimizer_lib.ENCODERS}
 
 
 def make_config(config: ConfigDict, fusion: str) -> ConfigDict:

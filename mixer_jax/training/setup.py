@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from mixer_jax.models import factory
 from mixer_jax.proxies import heads, row_optimizers
@@ -123,9 +123,22 @@ def check_fit(config: ConfigDict, before: ConfigDict) -> None:
 
 def _variables(config: ConfigDict, model: nn.Module) -> PyTree:
     """Returns the abstract variables of a model."""
+    data = {
+        "image_size": config.data.image_size,
+        "text_length": config.data.text_length,
+    }
+    needed = FrozenConfigDict({"data": data, "model": config.model})
+    traced = _trace(factory.init_variables, model, needed)
+    return jax.tree.map(lambda leaf: leaf, traced)  # the caller's own copy
+
+
+# Tracing a model takes seconds, and a curriculum needs the same shapes often.
+@functools.lru_cache(maxsize=16)
+def _trace(
+    init: Callable[..., PyTree], model: nn.Module, config: FrozenConfigDict
+) -> PyTree:
     return jax.eval_shape(
-        functools.partial(factory.init_variables, model, config),
-        jax.random.key(config.seed),
+        functools.partial(init, model, config), jax.random.key(0)
     )
 
 

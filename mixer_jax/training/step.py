@@ -54,7 +54,7 @@ def make_train_step(
     rates: dict[str, float],
     state: TrainState,
     mesh: Mesh,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Returns the jitted training step, which donates its input state.
 
     The loss is the head's mean loss over queries and documents, which count
@@ -75,7 +75,8 @@ def make_train_step(
       mesh: the device mesh.
 
     Returns:
-      `(state, batch) -> (state, metrics)`. The metrics are f32 scalars: the
+      `(state, batch, seed=config.seed) -> (state, metrics)`. Seeds that are
+      passed, as int32, share one program. The metrics are f32 scalars: the
       head's metrics, `loss`, `gradient_norm` (before clipping),
       `learning_rate` and `skipped`.
     """
@@ -86,8 +87,11 @@ def make_train_step(
     # A fully frozen model runs in inference mode, without dropout.
     learns = any(rates.values())
 
-    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    def step(
+        state: TrainState, batch: PyTree, seed: jax.Array | None = None
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.key(config.seed if seed is None else seed)
+        key = jax.random.fold_in(key, state.step)
         dropout_key, head_key = jax.random.split(key)
         trainable, frozen = optimizer_lib.split(state.params, rates)
 

@@ -40,9 +40,10 @@ def test_measures_are_averaged_over_seeds(trained, colors, monkeypatch):
     monkeypatch.setattr(fusions, "FUSIONS", {"image only": "image_only"})
     seeds, found = [], []
 
-    def train(config, *_):
-        seeds.append(config.seed)
-        return fusions.Fitted(lambda frame: None, None, [])
+    def train(*given):
+        for seed in given[-1]:
+            seeds.append(seed)
+            yield fusions.Fitted(lambda frame: None, None, [])
 
     def measure(embed, frame, root, settings, mesh, name):
         found.append(float(len(found)))
@@ -69,12 +70,13 @@ def test_only_average_fusion_depends_on_text(trained, colors, tmp_path):
     documents = frame[frame.role == table.DOCUMENT]
     encoded = fusions.encode(trained, both, tmp_path / "features", make_mesh())
     for fusion, reads_text in (("image_only", False), ("average", True)):
-        fitted = fusions.train(
+        (fitted,) = fusions.train(
             fusions.make_config(trained.config, fusion),
             encoded,
             table.select(frame, "train"),
             np.random.default_rng(0),
             make_mesh(),
+            [0],
         )
         moved = np.abs(fitted.embed(documents) - fitted.embed(silent)).max()
         assert (moved > 1e-3) == reads_text

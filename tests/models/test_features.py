@@ -53,6 +53,7 @@ def test_image_features_do_not_depend_on_the_batch():
     assert np.abs(found[0] - found[1]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_image_features_do_not_depend_on_the_devices(monkeypatch):
     folder = Path(matplotlib.get_data_path())
     photo = folder / "sample_data/grace_hopper.jpg"

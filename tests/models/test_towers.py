@@ -110,7 +110,18 @@ def _largest(tree):
     return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        pytest.param(
+            fusion, marks=SLOW if fusion in ("average", "concat") else ()
+        )
+        for fusion in sorted(FUSIONS)
+    ],
+)
 def test_joint_and_separate_towers_agree(fusion):
     model, batch = _mixer(fusion), _batch()
     variables = _init(model, batch)
@@ -300,16 +311,20 @@ def test_padding_tokens_do_not_affect_documents():
     np.testing.assert_array_equal(before, after)
 
 
-def test_sharded_gradients_match_unsharded(num_devices):
+@functools.cache
+def _unsharded():
+    """Returns variables, a function to gradients, and its gradients."""
     model, batch = _mixer(dropout=0.5, drop_image=0.4, drop_text=0.4), _batch()
-    variables = _init(model, batch)
-    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    variables, step = _init(model, batch), _gradients(model)
+    return variables, step, step(variables, batch)
 
-    step = _gradients(model)
-    expected = step(variables, batch)
+
+def test_sharded_gradients_match_unsharded(num_devices):
+    mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
+    variables, step, expected = _unsharded()
     actual = step(
         jax.device_put(variables, mesh_lib.replicated(mesh)),
-        mesh_lib.put_batch(batch, mesh),
+        mesh_lib.put_batch(_batch(), mesh),
     )
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
@@ -371,6 +386,7 @@ def test_chunks_of_images_move_no_rows_between_devices():
     assert not re.search("all-gather|all-to-all|collective-permute", text)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     model, batch = _mixer(), _batch()
     variables = _init(model, batch)

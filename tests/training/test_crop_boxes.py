@@ -139,6 +139,7 @@ def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_categories_are_found_and_trained_on(tmp_path, monkeypatch):
     features = categorize.features
     monkeypatch.setattr(features, "image_features", _image_features)

@@ -130,6 +130,7 @@ def test_rows_and_loss_do_not_depend_on_the_devices(
         save(tmp_path / before, state)
 
 
+@pytest.mark.slow
 def test_small_active_set_is_reproducible_on_equal_devices(
     make_run, tiny_config, tmp_path
 ):

@@ -195,6 +195,7 @@ def test_reports_and_indexes_show_the_pictures(color_run, colors, tmp_path):
     assert made.images == root
 
 
+@pytest.mark.slow
 def test_categories_are_found_and_trained_on(tmp_path, monkeypatch):
     features = categorize.features
     monkeypatch.setattr(features, "image_features", _image_features)

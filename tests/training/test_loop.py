@@ -122,6 +122,7 @@ def test_finished_stage_is_left_unchanged(toy, tiny_config, tmp_path):
     assert checkpoints.load_model(tmp_path).step == 8
 
 
+@pytest.mark.slow
 def test_damaged_finished_stage_is_repaired(toy, tiny_config, tmp_path):
     tiny_config.checkpoint.every = 1
     tiny_config.checkpoint.keep = 2
@@ -323,6 +324,7 @@ def test_interrupt_before_the_first_step_loses_nothing(
     equal(undisturbed.proxies, state.proxies)
 
 
+@pytest.mark.slow
 def test_restart_reads_no_image(toy, tiny_config, tmp_path, steps, monkeypatch):
     """Only their sizes and times are looked up."""
     folder = tmp_path / "run"

@@ -4,6 +4,7 @@ import io
 import re
 
 import jax
+import pytest
 import rich.console
 
 from mixer_jax.runtime import mesh as mesh_lib
@@ -40,6 +41,7 @@ def test_no_data_is_read_if_categories_are_given(toy, tiny_config, tmp_path):
     assert "(1000, 16)" in output
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_state(toy, tiny_config, tmp_path):
     """Doubling the categories doubles proxies and momentum."""
 
@@ -58,6 +60,7 @@ def test_plan_reports_a_missing_stage(toy, tiny_config, tmp_path):
     assert "Run this first:" in show(tiny_config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_plan_shows_every_stage_of_a_curriculum(toy, tiny_config, tmp_path):
     second = tiny_config.copy_and_resolve_references()
     second.steps = 5

@@ -22,6 +22,31 @@ def test_setup_runs_no_computation(toy, tiny_config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_equal_models_are_traced_once(tiny_config, monkeypatch):
+    traced = []
+    real = setup.factory.init_variables
+
+    def init(model, config, key):
+        traced.append(config.data.image_size)
+        return real(model, config, key)
+
+    monkeypatch.setattr(setup.factory, "init_variables", init)
+    tiny_config.model.image.name = "resnet18"
+    tiny_config.model.fusion = "image_only"
+    tiny_config.data.image_size = 32
+    mesh = mesh_lib.make_mesh(jax.devices()[:1])
+    setup.assemble(tiny_config, 12, mesh)
+    tiny_config.steps += 1
+    params = setup.assemble(tiny_config, 12, mesh).state.params
+    assert traced == [32]
+    tiny_config.model.dim += 1
+    other = setup.assemble(tiny_config, 12, mesh).state.params
+    assert traced == [32, 32]
+    assert jax.tree.map(jax.numpy.shape, other) != jax.tree.map(
+        jax.numpy.shape, params
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

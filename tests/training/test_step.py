@@ -88,6 +88,17 @@ def test_average_follows_the_trained_parameters(toy, config):
         )
 
 
+def test_seed_can_be_an_argument(toy, config):
+    config.seed = 2**40 + 3
+    losses = []
+    for seeds in ((), (np.int32(3),), (np.int32(4),)):
+        run = Run(toy, config)
+        _, metrics = run.step(run.state, run.batch(), *seeds)
+        losses.append(float(metrics["loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-4)  # by dropout
+
+
 def test_first_metrics_match_a_dense_computation(toy, config):
     run = Run(toy, config)
     _, metrics = run.step(run.state, run.batch())
@@ -123,13 +134,22 @@ def test_first_metrics_match_a_dense_computation(toy, config):
     np.testing.assert_allclose(metrics["loss"], total / 2, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def unsharded():
+    """The state and losses on one device, once a test has computed them."""
+    return []
+
+
 @pytest.mark.parametrize("rule", [None, "fsdp", "rows"])
-def test_sharded_equals_unsharded(toy, config, num_devices, rule, monkeypatch):
+def test_sharded_equals_unsharded(
+    toy, config, num_devices, rule, unsharded, monkeypatch
+):
     if rule and num_devices == 1:
         pytest.skip("one device has nothing to split")
     config.proxies.learning_rate = 0.05
     config.optimizer.average = 0.5
-    alone, alone_losses = Run(toy, config, 1).train(3)
+    unsharded[:] = unsharded or Run(toy, config, 1).train(3)
+    alone, alone_losses = unsharded
     if rule:
         monkeypatch.setattr(sharding, "_SMALL", 0)
         config.sharding = (("encoder", rule),)

@@ -74,6 +74,7 @@ def test_training_on_embeddings_matches_training_on_samples(
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_stage_resumes_and_loads_as_a_model(
     frozen_config, tmp_path, train, train_with_interruption
 ):

@@ -48,6 +48,7 @@ def commands(moved, out):
     }
 
 
+@pytest.mark.slow
 def test_all_commands_work_after_a_move(moved, tmp_path, capsys):
     for name, command in commands(moved, tmp_path).items():
         assert command() == 0, name
