@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.categories.neighbors import short_factors
-from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS
+from mixer_jax.search import short_factors
+from mixer_jax.search.screening import GROUP, Placed, Shortlist
 
 # Number of f32 values gathered at once for scoring; they fit in a CPU's cache,
 # or in an accelerator's memory.

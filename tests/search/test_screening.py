@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.categories.neighbors import screening
 from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.search import screening
 
 
 def test_blocks_cover_all_rows_and_are_bounded():

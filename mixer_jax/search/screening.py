@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.runtime.mesh import AXIS, rows
+from mixer_jax.search import short_factors
 
 GROUP = 8  # rows per group, represented by its largest product
 _TILE = 1024  # rows per side of a tile; its products fit in a cache

@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from mixer_jax.categories.neighbors import screening, short_factors
-from mixer_jax.categories.neighbors.answers import Answer, nothing
-from mixer_jax.categories.neighbors.copies import Copies
-from mixer_jax.categories.neighbors.deciding import decide
-from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS, make_mesh
 from mixer_jax.runtime.mesh import rows as split_rows
+from mixer_jax.search import screening, short_factors
+from mixer_jax.search.answers import Answer, nothing
+from mixer_jax.search.copies import Copies
+from mixer_jax.search.deciding import decide
+from mixer_jax.search.screening import GROUP, Placed, Shortlist
 
 _SPARE = 22  # groups scored in addition to k
 _MORE = 4  # factor by which the number of groups grows per retry
