@@ -35,10 +35,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mixer_jax.data.images import decoding, faults
-from mixer_jax.retrieval import search
 from mixer_jax.retrieval.index import Index
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.search.rows import Rows
 from mixer_jax.service import connections, middleware, pictures, uploads
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
@@ -87,7 +87,9 @@ class Searcher:
         self.index = index
         self.max_pixels = int(max_megapixels * 1e6)
         self._size = trained.config.data.image_size
-        self._gallery = search.make_gallery(index.embeddings, mesh)
+        count, dim = index.embeddings.shape
+        self._rows = Rows(dim, mesh, capacity=count)
+        self._rows.append(index.embeddings)
         replicated = mesh_lib.replicated(mesh)
         self._variables = jax.device_put(trained.variables, replicated)
         encode = functools.partial(trained.model.apply, method="encode_query")
@@ -126,7 +128,7 @@ class Searcher:
         with self._lock:
             query = {"image": pixels[None]}
             embedding = jax.device_get(self._encode(self._variables, query))
-            cosines, rows = search.top_k(self._gallery, embedding, MAX_K)
+            rows, cosines = self._rows.search(embedding, MAX_K)
         return cosines[0], rows[0]
 
 
