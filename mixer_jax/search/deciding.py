@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from mixer_jax.runtime.mesh import AXIS
 from mixer_jax.search import short_factors
-from mixer_jax.search.held import GROUP, Asked, Held, places
+from mixer_jax.search.held import GROUP, Held, places
+from mixer_jax.search.queries import Asked
 from mixer_jax.search.shortlists import Shortlist
 
 # Number of f32 values gathered at once for scoring; they fit in a CPU's cache,

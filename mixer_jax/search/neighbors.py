@@ -28,7 +28,8 @@ from mixer_jax.search import screening, short_factors
 from mixer_jax.search.answers import Answer, nothing
 from mixer_jax.search.copies import Copies
 from mixer_jax.search.deciding import bound, decide
-from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Asked
+from mixer_jax.search.held import GROUP, SPLIT, WHOLE
+from mixer_jax.search.queries import Asked
 from mixer_jax.search.screening import Placed
 from mixer_jax.search.shortlists import Shortlist
 
