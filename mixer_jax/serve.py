@@ -14,10 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.data.images import memory
-from mixer_jax.retrieval import index as index_lib
-from mixer_jax.retrieval import places
 from mixer_jax.runtime import command, parsing
-from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 
 
@@ -43,7 +40,7 @@ def _serve(given: argparse.Namespace) -> None:
     try:
         import python_multipart  # noqa: F401  (starlette needs it for forms)
 
-        from mixer_jax.service import server
+        from mixer_jax.service import opening, server
     except ImportError as error:
         raise UserError(
             f"Serving needs the package {error.name}, which is not installed; "
@@ -51,25 +48,23 @@ def _serve(given: argparse.Namespace) -> None:
         ) from error
     memory.allow(given.max_megapixels, "--max-megapixels")
     memory.return_freed_blocks()
-    index = index_lib.load(given.index, given.workdir, given.images)
-    if message := places.check_images(
-        index.images, index.pictures, index.sizes
-    ):
-        print(f"warning: {message}", file=sys.stderr)
-    with server.listen(given.host, given.port) as listener:
-        mesh = mesh_lib.make_mesh()
-        trained = index_lib.load_model(index, mesh)
-        searcher = server.Searcher(index, trained, mesh, given.max_megapixels)
-        app = server.make_app(searcher, given.max_megabytes)
-        # uvicorn finishes pending responses, then raises the signal again.
-        with contextlib.suppress(KeyboardInterrupt):
-            print(
-                f"Serving {len(index.documents)} documents at "
-                f"{server.address(listener)} (Ctrl-C to stop)",
-                flush=True,
-            )
-            server.run(app, listener)
-        print("Stopped.")
+    places = {"workdir": given.workdir or None, "images": given.images or None}
+    with opening.open_with(given.index, **places) as index:
+        if message := opening.check_images(index):
+            print(f"warning: {message}", file=sys.stderr)
+        workdir = given.workdir or opening.find_model(index.store)
+        with server.listen(given.host, given.port) as listener:
+            searcher = server.Searcher(index, workdir, given.max_megapixels)
+            app = server.make_app(searcher, given.max_megabytes)
+            # uvicorn finishes pending responses, then raises the signal again.
+            with contextlib.suppress(KeyboardInterrupt):
+                print(
+                    f"Serving {len(index)} documents at "
+                    f"{server.address(listener)} (Ctrl-C to stop)",
+                    flush=True,
+                )
+                server.run(app, listener)
+            print("Stopped.")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,11 @@ class Model:
         return self.config.data.image_size
 
     @property
+    def step(self) -> int:
+        """The number of training steps."""
+        return self._trained.step
+
+    @property
     def fingerprint(self) -> str:
         """A hash of weights, tokenizer and architecture."""
         return bundle.fingerprint(self._trained)

@@ -20,7 +20,7 @@ _HEADERS = {"X-Content-Type-Options": "nosniff"}
 def respond(
     folder: pathlib.Path,
     name: str,
-    row: int,
+    number: int,
     max_pixels: int = decoding.MAX_PIXELS,
 ) -> Response:
     """Returns the picture of a document.
@@ -28,7 +28,7 @@ def respond(
     Args:
       folder: the folder of the pictures.
       name: the name of the picture, relative to this folder.
-      row: the number of the document, for messages.
+      number: the number of the document, for messages.
       max_pixels: the maximum number of pixels of a picture that is cropped.
 
     Raises:
@@ -42,30 +42,35 @@ def respond(
         content = decoding.read(path) if inside else _read_head(path)
     except (OSError, UnreadableImageError) as error:
         if getattr(error, "kind", "") == faults.MISSING:
-            raise _missing(folder, name, row) from error
+            raise _missing(folder, name, number) from error
         reason = getattr(error, "strerror", None) or error.reason
         raise HTTPException(
             500,
-            f"The picture {references.label(name)} of document {row} cannot "
+            f"The picture {references.label(name)} of document {number} cannot "
             f"be read: {reason}.",
         ) from error
     if content is None:
-        raise _missing(folder, name, row)
+        raise _missing(folder, name, number)
     kind = _media_type(content)
     if kind is None:
         raise HTTPException(
             404,
-            f"The file {references.label(name)} of document {row} is not a "
+            f"The file {references.label(name)} of document {number} is not a "
             "picture.",
         )
     if box:
-        return _cropped(folder / name, row, max_pixels)
+        return _cropped(folder / name, number, max_pixels)
     if inside:
         return Response(content, media_type=kind, headers=_HEADERS)
     return FileResponse(path, media_type=kind, headers=_HEADERS)
 
 
-def _cropped(path: pathlib.Path, row: int, max_pixels: int) -> Response:
+def respond_with(thumbnail: bytes) -> Response:
+    """Returns a picture that is stored as WebP."""
+    return Response(thumbnail, media_type="image/webp", headers=_HEADERS)
+
+
+def _cropped(path: pathlib.Path, number: int, max_pixels: int) -> Response:
     """Returns the part of a picture in its crop box, on a white square."""
     try:
         pixels = decoding.decode(
@@ -73,19 +78,18 @@ def _cropped(path: pathlib.Path, row: int, max_pixels: int) -> Response:
         )
     except UnreadableImageError as error:
         raise HTTPException(
-            500, f"The picture of document {row} cannot be shown: {error}"
+            500, f"The picture of document {number} cannot be shown: {error}"
         ) from error
     shown = io.BytesIO()
     Image.fromarray(pixels).save(shown, "webp")
-    kind = Image.MIME["WEBP"]
-    return Response(shown.getvalue(), media_type=kind, headers=_HEADERS)
+    return respond_with(shown.getvalue())
 
 
-def _missing(folder: pathlib.Path, name: str, row: int) -> HTTPException:
+def _missing(folder: pathlib.Path, name: str, number: int) -> HTTPException:
     return HTTPException(
         404,
-        f"The picture {references.label(name)} of document {row} is missing in "
-        f"{folder}; if the pictures were moved, start the server with "
+        f"The picture {references.label(name)} of document {number} is missing "
+        f"in {folder}; if the pictures were moved, start the server with "
         "--images=FOLDER.",
     )
 

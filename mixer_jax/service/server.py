@@ -3,15 +3,15 @@
 GET  /             the page
 POST /search?k=12  the k documents nearest to an image, sent as the body or as a
                    file in a form
-GET  /image/ROW    a document's picture
+GET  /image/NUMBER  the picture of a result
 GET  /health       number of documents, workdir and step of the model
 
 All URLs in responses are relative, so that a proxy can add a prefix.
 """
 
 import errno
-import functools
 import logging
+import os
 import re
 import socket
 import threading
@@ -20,11 +20,9 @@ from importlib import resources
 from typing import Any
 
 import anyio
-import jax
 import jinja2
 import numpy as np
 import uvicorn
-from jax.sharding import Mesh
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
@@ -35,12 +33,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from mixer_jax.data.images import decoding, faults
-from mixer_jax.retrieval import search
-from mixer_jax.retrieval.index import Index
-from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import connections, middleware, pictures, uploads
-from mixer_jax.training.checkpoint.checkpoints import Trained
+from mixer_jax.service.items import Index
+from mixer_jax.service.stores.interface import Hit
 
 MAX_K, DEFAULT_K = 100, 12
 MAX_MEGAPIXELS = 50.0
@@ -67,35 +63,30 @@ class Searcher:
 
     Attributes:
       index: the index that is searched.
+      workdir: where its model is.
+      max_pixels: the maximum number of pixels of a decoded picture.
     """
 
     def __init__(
         self,
         index: Index,
-        trained: Trained,
-        mesh: Mesh,
+        workdir: str | os.PathLike,
         max_megapixels: float = MAX_MEGAPIXELS,
     ):
         """Compiles the search.
 
         Args:
-          index: the documents.
-          trained: the model that embedded them.
-          mesh: the devices that the documents' rows are split over.
+          index: the documents, and the model that embeds queries.
+          workdir: where the model is, for people.
           max_megapixels: the maximum size of a decoded picture.
         """
-        self.index = index
+        self.index, self.workdir = index, os.fspath(workdir)
         self.max_pixels = int(max_megapixels * 1e6)
-        self._size = trained.config.data.image_size
-        self._gallery = search.make_gallery(index.embeddings, mesh)
-        replicated = mesh_lib.replicated(mesh)
-        self._variables = jax.device_put(trained.variables, replicated)
-        encode = functools.partial(trained.model.apply, method="encode_query")
-        self._encode = jax.jit(encode, out_shardings=replicated)
+        self._size = index.model.image_size
         self._lock = threading.Lock()
-        self._find(decoding.blank(self._size))
+        self._find(decoding.blank(self._size), MAX_K)
 
-    def search(self, content: bytes, k: int) -> list[tuple[int, float]]:
+    def search(self, content: bytes, k: int) -> list[Hit]:
         """Finds the documents nearest to a picture.
 
         Args:
@@ -103,8 +94,7 @@ class Searcher:
           k: the number of documents, at most `MAX_K`.
 
         Returns:
-          Rows of the index and their cosines, the nearest first; fewer than k
-          if the index has fewer.
+          The documents, the nearest first; fewer than k if the index has fewer.
 
         Raises:
           UnreadableImageError: if the content is not a picture.
@@ -117,17 +107,13 @@ class Searcher:
             option="--max-megapixels",
             formats=[name for name in _FORMATS if name in Image.OPEN],
         )
-        cosines, rows = self._find(pixels)
-        pairs = zip(rows.tolist(), cosines.tolist(), strict=True)
-        return [(row, cosine) for row, cosine in pairs if row >= 0][:k]
+        return self._find(pixels, k)
 
-    def _find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns `MAX_K` cosines and rows; a fixed k avoids recompilation."""
+    def _find(self, pixels: np.ndarray, k: int) -> list[Hit]:
         with self._lock:
-            query = {"image": pixels[None]}
-            embedding = jax.device_get(self._encode(self._variables, query))
-            cosines, rows = search.top_k(self._gallery, embedding, MAX_K)
-        return cosines[0], rows[0]
+            embeddings = self.index.model.embed_queries(pixels[None])
+        (hits,) = self.index.store.search(embeddings, k)
+        return hits
 
 
 def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
@@ -145,20 +131,20 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             f"--max-megabytes is {max_megabytes:g}; it must be more than 0 and "
             "at most 1000."
         )
-    documents = searcher.index.documents
-    page = _render(searcher.index, max_megabytes)
+    index = searcher.index
     reader = uploads.Reader(max_megabytes)
     limiter = anyio.CapacityLimiter(_MAX_SEARCHES)
 
-    async def home(request: Request) -> HTMLResponse:
-        return HTMLResponse(page)
+    # Functions that read the index run in threads.
+    def home(request: Request) -> HTMLResponse:
+        return HTMLResponse(_render(searcher, max_megabytes))
 
-    async def health(request: Request) -> JSONResponse:
+    def health(request: Request) -> JSONResponse:
         return JSONResponse(
             {
-                "documents": len(documents),
-                "workdir": str(searcher.index.workdir),
-                "step": searcher.index.step,
+                "documents": len(index),
+                "workdir": searcher.workdir,
+                "step": index.model.step,
             }
         )
 
@@ -184,38 +170,30 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
             raise HTTPException(400, refusal(content, error)) from error
         seconds = time.perf_counter() - start
         return {
-            "results": [_result(row, cosine) for row, cosine in found],
+            "results": [_result(hit) for hit in found],
             "milliseconds": round(1000 * seconds, 1),
         }
 
-    def _result(row: int, cosine: float) -> dict[str, Any]:
-        document = documents.iloc[row]
-        return {
-            "sample_id": document["sample_id"],
-            "text": document["text"],
-            "category_id": document["category_id"],
-            "score": cosine,
-            "image": f"image/{row}" if document["image"] else None,
-        }
-
     def picture(request: Request) -> Response:
-        digits = request.path_params["row"]
+        digits = request.path_params["number"]
         # int() raises an error for thousands of digits.
-        row = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else -1
-        if not 0 <= row < len(documents):
+        number = int(digits) if re.fullmatch("[0-9]{1,18}", digits) else -1
+        found = index.store.picture(number)
+        if found is None:
             raise HTTPException(404, f"There is no document {digits[:20]}.")
-        name = documents["image"].iloc[row]
-        if not name:
-            raise HTTPException(404, f"Document {row} has no picture.")
-        images, limit = searcher.index.images, searcher.max_pixels
-        return pictures.respond(images, name, row, limit)
+        if found.thumbnail:
+            return pictures.respond_with(found.thumbnail)
+        if index.path_of(found.image) is None:
+            raise HTTPException(404, f"Document {number} has no picture.")
+        images, limit = index.images, searcher.max_pixels
+        return pictures.respond(images, found.image, number, limit)
 
     app = Starlette(
         routes=[
             Route("/", home),
             Route("/health", health),
             Route("/search", answer_search, methods=["POST"]),
-            Route("/image/{row}", picture),
+            Route("/image/{number}", picture),
         ],
         middleware=[Middleware(middleware.with_single_slashes)],
         exception_handlers={HTTPException: _report, Exception: _report_bug},
@@ -223,6 +201,16 @@ def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
     # Redirects would use absolute URLs, which lack a proxy's prefix.
     app.router.redirect_slashes = False
     return app
+
+
+def _result(hit: Hit) -> dict[str, Any]:
+    return {
+        "sample_id": hit.id,
+        "text": hit.text,
+        "category_id": hit.category,
+        "score": hit.score,
+        "image": f"image/{hit.number}" if hit.number >= 0 else None,
+    }
 
 
 def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
@@ -321,7 +309,7 @@ def _read_k(text: str) -> int:
     return k
 
 
-def _render(index: Index, max_megabytes: float) -> str:
+def _render(searcher: Searcher, max_megabytes: float) -> str:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -330,9 +318,9 @@ def _render(index: Index, max_megabytes: float) -> str:
     )
     template = resources.files(__package__).joinpath("page.html")
     return environment.from_string(template.read_text("utf-8")).render(
-        count=len(index.documents),
-        step=index.step,
-        workdir=index.workdir,
+        count=len(searcher.index),
+        step=searcher.index.model.step,
+        workdir=searcher.workdir,
         limit=int(max_megabytes * MEGABYTE),
         limit_text=f"{max_megabytes:g} MB",
         default_k=DEFAULT_K,

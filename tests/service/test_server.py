@@ -22,24 +22,45 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from mixer_jax.data.images import decoding
-from mixer_jax.retrieval import index
+from mixer_jax.retrieval import model as model_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.tabular import addresses
-from mixer_jax.service import connections, pictures, server, uploads
+from mixer_jax.service import (
+    building,
+    connections,
+    opening,
+    pictures,
+    server,
+    uploads,
+)
 from tests import broken_files
 
 
 @pytest.fixture
-def made(color_run, colors):
-    path = colors[0] / "colors.csv"
-    return index.build(color_run, path, make_mesh(), batch_size=8)[0]
+def folder(color_run, colors, tmp_path):
+    table = colors[0] / "colors.csv"
+    building.build(tmp_path / "index", workdir=color_run, table=table)
+    return tmp_path / "index"
 
 
 @pytest.fixture
-def searcher(made):
-    mesh = make_mesh()
-    return server.Searcher(made, index.load_model(made, mesh), mesh)
+def made(folder):
+    with opening.open_with(folder) as opened:
+        yield opened
+
+
+@pytest.fixture
+def searcher(made, color_run):
+    return server.Searcher(made, color_run)
+
+
+def rename(made, number, name):
+    """Changes the path of a document's picture."""
+    with made.store._database.writing() as connection:
+        connection.execute(
+            "UPDATE vectors SET image = ? WHERE number = ?", [name, number]
+        )
 
 
 @pytest.fixture
@@ -54,16 +75,47 @@ def _picture(color, kind="png"):
     return file.getvalue()
 
 
-def test_results_do_not_depend_on_the_devices(made, num_devices):
+def test_results_do_not_depend_on_the_devices(folder, color_run, num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
-    trained = index.load_model(made, mesh)
-    found = server.Searcher(made, trained, mesh).search(_picture("red"), 100)
-    rows, cosines = zip(*found, strict=True)
-    assert set(made.documents.category_id[list(rows[:2])]) == {"red"}
-    assert sorted(rows) == list(range(12))
-    assert list(cosines) == sorted(cosines, reverse=True)
-    expected = made.embeddings @ np.array([1, -1, -1]) / np.sqrt(3)
-    np.testing.assert_allclose(cosines, expected[list(rows)], atol=1e-5)
+    model = model_lib.load(color_run, mesh=mesh)
+    with opening.open_with(folder, model, mesh=mesh) as made:
+        found = server.Searcher(made, color_run).search(_picture("red"), 100)
+        assert [hit.category for hit in found[:2]] == ["red", "red"]
+        assert sorted(hit.number for hit in found) == list(range(1, 13))
+        cosines = [hit.score for hit in found]
+        assert cosines == sorted(cosines, reverse=True)
+        items = made.store.get([hit.id for hit in found])
+    embeddings = np.stack([item.vectors[0].embedding for item in items])
+    expected = embeddings @ np.array([1, -1, -1]) / np.sqrt(3)
+    np.testing.assert_allclose(cosines, expected, atol=1e-5)
+
+
+def test_writes_of_other_processes_are_found(client, folder):
+    assert client.get("/health").json()["documents"] == 12
+    with opening.open_with(folder) as other:
+        other.upsert(["new"], images=[_picture("blue")], texts=["a gift"])
+    found = client.post("/search?k=1", content=_picture("blue")).json()
+    assert found["results"][0]["sample_id"] == "new"
+    assert found["results"][0]["image"] is None
+    assert client.get("/health").json()["documents"] == 13
+    assert "13 documents" in client.get("/").text
+
+
+def test_thumbnails_are_served_without_the_pictures(
+    color_run, colors, tmp_path
+):
+    table = colors[0] / "colors.csv"
+    given = {"workdir": color_run, "table": table, "thumbnails": 8}
+    building.build(tmp_path / "first", **given)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    colors[0].rename(tmp_path / "gone")
+    with opening.open_with(tmp_path / "moved", workdir=color_run) as made:
+        app = server.make_app(server.Searcher(made, color_run))
+        with TestClient(app) as client:
+            found = client.post("/search?k=1", content=_picture("blue"))
+            shown = client.get(found.json()["results"][0]["image"])
+    assert shown.headers["content-type"] == "image/webp"
+    assert decoding.decode(shown.content, 8)[..., 2].mean() > 200
 
 
 def test_a_search_returns_the_nearest_documents(client):
@@ -304,24 +356,26 @@ def test_an_upload_of_undeclared_size_is_limited(client):
 
 
 def test_documents_without_a_picture_get_an_error_message(searcher, made):
-    made.documents.loc[0, "image"] = ""
-    made.documents.loc[1, "image"] = "gone.png"
+    rename(made, 1, "")
+    rename(made, 2, "gone.png")
+    rename(made, 3, "../gone.png")
     with TestClient(server.make_app(searcher)) as client:
         for row, message in (
-            (0, "has no picture"),
-            (1, "gone.png of document 1 is missing in"),
-            (1, "--images=FOLDER"),
-            (12, "no document 12"),
+            (1, "has no picture"),
+            (2, "gone.png of document 2 is missing in"),
+            (2, "--images=FOLDER"),
+            (3, "has no picture"),
+            (13, "no document 13"),
         ):
             response = client.get(f"/image/{row}")
             assert response.status_code == 404
             assert message in response.json()["error"]
         response = client.post("/search", content=_picture("red"))
         shown = {r["sample_id"]: r["image"] for r in response.json()["results"]}
-        assert shown[made.documents.sample_id[0]] is None
+        assert list(shown.values()).count(None) == 1
 
 
-def test_page_health_and_unknown_urls(client, made):
+def test_page_health_and_unknown_urls(client, color_run):
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "</html>" in page.text
@@ -330,7 +384,7 @@ def test_page_health_and_unknown_urls(client, made):
     assert "://" not in page.text
     assert client.get("/health").json() == {
         "documents": 12,
-        "workdir": str(made.workdir),
+        "workdir": str(color_run),
         "step": 4,
     }
     assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
@@ -456,7 +510,7 @@ def test_repeated_slashes_are_collapsed(client):
         "http://testserver//search?k=3", content=_picture("blue")
     )
     assert again.json()["results"] == found["results"]
-    for url, kind in (("//", "text/html"), ("//image//0", "image/png")):
+    for url, kind in (("//", "text/html"), ("//image//1", "image/png")):
         response = client.get(f"http://testserver{url}")
         assert response.headers["content-type"].startswith(kind)
 
@@ -513,17 +567,18 @@ def test_bad_requests_log_nothing(searcher, caplog, monkeypatch):
 
 
 def test_only_pictures_are_served(searcher, made):
-    made.documents.loc[:3, "image"] = ["notes", "page.png", "a.svg", "bare"]
+    for number, name in enumerate(["notes", "page.png", "a.svg", "bare"], 1):
+        rename(made, number, name)
     (made.images / "notes").write_text("private")
     (made.images / "page.png").write_text("<html><script></script></html>")
     (made.images / "a.svg").write_text("<svg><script></script></svg>")
     (made.images / "bare").write_bytes(_picture("red", "webp"))
     with TestClient(server.make_app(searcher)) as client:
-        for row in range(3):
-            response = client.get(f"/image/{row}")
+        for number in range(1, 4):
+            response = client.get(f"/image/{number}")
             assert response.status_code == 404
             assert "not a picture" in response.json()["error"]
-        shown = client.get("/image/3")
+        shown = client.get("/image/4")
         assert shown.headers["content-type"] == "image/webp"
 
 
@@ -534,7 +589,7 @@ def test_no_address_is_fetched(searcher, made, monkeypatch):
     )
     address = "https://127.0.0.1:9/a.png"
     (name,) = addresses.localize(pd.Series([address]))
-    made.documents.loc[0, "image"] = name
+    rename(made, 1, name)
     with TestClient(server.make_app(searcher)) as client:
         for url in ("/search", f"/search?url={address}&image={address}"):
             for body in (
@@ -545,17 +600,17 @@ def test_no_address_is_fetched(searcher, made, monkeypatch):
                 assert client.post(url, content=body).status_code == 400
         files = {"file": (address, address.encode())}
         assert client.post("/search", files=files).status_code == 400
-        response = client.get("/image/0")
+        response = client.get("/image/1")
         assert response.status_code == 404
-        assert f"{address} of document 0 is missing" in response.text
+        assert f"{address} of document 1 is missing" in response.text
     assert not connected
 
 
 def test_an_unreadable_picture_gets_an_error_message(
     searcher, made, monkeypatch
 ):
-    made.documents.loc[0, "image"] = "a" * 300  # too long for any file system
-    images = made.images / made.documents.loc[1, "image"]
+    rename(made, 1, "a" * 300)  # too long for any file system
+    images = made.images / made.store.picture(2).image
     opened = open
 
     def refuse(path, *arguments):
@@ -565,9 +620,9 @@ def test_an_unreadable_picture_gets_an_error_message(
 
     monkeypatch.setattr(pictures, "open", refuse, raising=False)
     with TestClient(server.make_app(searcher)) as client:
-        for row, message in ((0, "name too long"), (1, "Permission denied")):
-            response = client.get(f"/image/{row}")
+        for number, message in ((1, "name too long"), (2, "Permission denied")):
+            response = client.get(f"/image/{number}")
             assert response.status_code == 500
-            assert f"of document {row} cannot be read" in response.text
+            assert f"of document {number} cannot be read" in response.text
             assert message in response.json()["error"]
-        assert client.get("/image/2").status_code == 200
+        assert client.get("/image/3").status_code == 200
