@@ -38,7 +38,7 @@ import rich.table
 from PIL import Image
 
 from benchmarks import data_start, machine, partial_fc_torch, printing
-from mixer_jax.data.images import checking, decoding
+from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.runtime import threads
 from mixer_jax.runtime.errors import UserError
@@ -226,7 +226,7 @@ def _names(path: pathlib.Path, count: int) -> Sequence[str]:
 
 def _decode(names: Sequence[str]) -> None:
     for name in names:
-        decoding.decode(name, checking.CHECKED)
+        decoding.decode(name, decoding.CHECKED)
 
 
 def _bare(path: pathlib.Path, count: int, workers: int) -> float:

@@ -11,16 +11,18 @@ folder --out.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mixer_jax.data.images import checking, memory
-from mixer_jax.data.prepared import build, version
-from mixer_jax.data.tables import fetching, roots, table
-from mixer_jax.runtime import numbers, parsing, terminal
+# The workers import this module, too, but need little of what it uses.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    from mixer_jax.data.images import memory
+    from mixer_jax.data.prepared import build, opening
+    from mixer_jax.data.tables import fetching, roots
+    from mixer_jax.runtime import command, numbers, parsing
+
     parser = parsing.for_command("mixer_jax.data.prepare", __doc__)
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
@@ -45,22 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--max-pixels", type=whole, default=limit, help=pixels)
     skipped = "maximum share of samples to leave out (default: %(default)s)"
     add("--max-skipped", type=numbers.share, default=0.01, help=skipped)
-    # The workers import this module, too, but do not need JAX.
+    parsing.add_processes(parser)
+    given = parser.parse_args(arguments)
+    if not parsing.may_have_peers(given):
+        return command.run(lambda: _prepare(given, opening.open_table))
+    # These import JAX, which takes as long as preparing a thousand images.
+    from mixer_jax.data.prepared import together
     from mixer_jax.runtime import processes
 
-    return processes.run_command(_prepare, parser, arguments)
+    return processes.run_parsed(
+        lambda given: _prepare(given, together.open_table), given
+    )
 
 
-def _prepare(given: argparse.Namespace) -> None:
-    from mixer_jax.data.prepared import together
+def _prepare(given: argparse.Namespace, open_table: Callable) -> None:
+    from mixer_jax.data.images import checking
+    from mixer_jax.data.prepared import build, version
+    from mixer_jax.data.tables import table
+    from mixer_jax.runtime import terminal
 
     options = build.Options(
         *(given.max_pixels, given.shards, given.workers, given.image_roots),
         fetch_rate=given.fetch_rate,
     )
-    opened = together.open_table(
-        given.table, given.split, given.out, options=options
-    )
+    opened = open_table(given.table, given.split, given.out, options=options)
     if opened is None:
         return  # Process 0 does the rest.
     made, skipped = opened.prepared, opened.unreadable

@@ -6,21 +6,24 @@ differs from the one noted beside the derived data. Images in Parquet files are
 identified by the digests in their names, which are hashed with the rows.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from mixer_jax.runtime import arrays, progress, threads
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.tabular import references, strings
 
+if TYPE_CHECKING:
+    import pandas as pd
 DIGEST = "sha256"  # of images
 NOTES = "images.npy"  # in the folder with data derived from the images
 
@@ -71,7 +74,7 @@ class Data(NamedTuple):
         digests = np.ascontiguousarray(notes["digest"]).tobytes()
         return f"{DIGEST}:{_hash(self.rows, digests)}"
 
-    def require(self) -> "Data":
+    def require(self) -> Data:
         """Returns this object after checking that all image files exist.
 
         Raises:
@@ -105,6 +108,8 @@ def examine(
     if known is None:
         status = stat(paths)
     else:
+        import pandas as pd
+
         at = pd.Index(known.images, dtype=object).get_indexer(images)
         status = np.stack([known.sizes[at], known.times[at]])
     return Data(hash_rows(frame), len(frame), images, paths, *status)
@@ -130,6 +135,8 @@ def describe(split: Data, used: Data) -> dict[str, Any]:
 
 def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's texts, column by column."""
+    import pandas as pd
+
     texts = [
         references.contents(column) if name == "image" else column
         for name, column in frame.items()
@@ -229,6 +236,8 @@ def digest(content: bytes) -> np.ndarray:
 
 def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
     """Returns names, sizes, times and digests (uint8 [n, 16]) of the images."""
+    import pandas as pd
+
     notes = np.zeros(len(data.files), _NOTE)
     notes["name"] = pd.util.hash_array(np.array(data.images, object))
     notes["size"], notes["time"] = data.sizes, data.times
@@ -264,6 +273,8 @@ def kept_digests(folder: Path, data: Data) -> np.ndarray:
     Returns:
       uint8 [n, 16]; 0 for images that are new or have changed.
     """
+    import pandas as pd
+
     old = read_notes(folder)
     sizes = dict(zip(old["name"].tolist(), old["size"].tolist(), strict=True))
     names = pd.util.hash_array(np.array(data.images, object)).tolist()
@@ -299,6 +310,8 @@ def compare_notes(
     Raises:
       UserError: if an image cannot be read.
     """
+    import pandas as pd
+
     old = old[np.unique(old["name"], return_index=True)[1]]
     notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
     place = pd.Index(old["name"]).get_indexer(notes["name"])

@@ -19,7 +19,9 @@ import pandas as pd
 from mixer_jax.data.prepared import (
     generations,
     kept,
+    planning,
     shards,
+    tasks,
     tfds_files,
     writing,
 )
@@ -266,15 +268,15 @@ class _Job:
                     return
                 version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
 
-    def plan(self) -> list[shards.Shard]:
+    def plan(self) -> list[tasks.Shard]:
         """Returns the shards of the frame."""
         ids = self.frame["sample_id"].to_numpy(object)
-        splits = shards.split_names(self.frame)
-        return shards.plan(splits, ids, self.options.shards)
+        splits = planning.split_names(self.frame)
+        return planning.plan(splits, ids, self.options.shards)
 
     def write(
-        self, draft: Draft, plan: list[shards.Shard], *, checked: bool = False
-    ) -> tuple[kept.Images, np.ndarray, list[shards.Result]]:
+        self, draft: Draft, plan: list[tasks.Shard], *, checked: bool = False
+    ) -> tuple[kept.Images, np.ndarray, list[tasks.Result]]:
         """Writes shards; returns the images, the rows' keys and the results.
 
         Args:
@@ -366,7 +368,7 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = frame.attrs.get("split") or "-".join(
-        sorted({*shards.split_names(frame)})
+        sorted({*planning.split_names(frame)})
     )
     whole = [name, splits, root and os.path.abspath(root)]
     code = identity.hash_json(whole)[:8]

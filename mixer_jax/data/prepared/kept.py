@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.prepared import records, shards
+from mixer_jax.data.prepared import records, tasks
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, identity
 from mixer_jax.runtime.tabular import references
@@ -144,7 +144,7 @@ class Kept:
         self._records = np.where(same, rows["record"][found], -1)
         self._digests = rows["digest"][found]
 
-    def for_shard(self, shard: shards.Shard) -> shards.Earlier | None:
+    def for_shard(self, shard: tasks.Shard) -> tasks.Earlier | None:
         """Returns what is kept of a shard; None if nothing is."""
         known = self._records[shard.rows]
         ends = np.cumsum([part.examples_in_shard for part in self._parts])
@@ -157,7 +157,7 @@ class Kept:
         known = np.where(kept & np.isin(of_part, often), known, -1)
         if (known < 0).all():
             return None
-        return shards.Earlier(self._parts, known, self._digests[shard.rows])
+        return tasks.Earlier(self._parts, known, self._digests[shard.rows])
 
     @property
     def count(self) -> int:

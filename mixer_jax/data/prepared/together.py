@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixer_jax.data.prepared import build, opening, shards, writing
+from mixer_jax.data.prepared import build, opening, tasks, writing
 from mixer_jax.data.tables import fetching, table
 from mixer_jax.runtime import identity, paths, processes
 from mixer_jax.runtime.errors import PassingError, UserError
@@ -96,7 +96,7 @@ def _listening() -> Iterator[None]:
     """Lets a process that another one has stopped print the other's reason."""
     try:
         yield
-    except shards.StoppedError as error:
+    except tasks.StoppedError as error:
         time.sleep(_PATIENCE)  # The other process ends this one.
         raise PassingError(
             "Another process that prepares the data has ended. Run the same "

@@ -18,7 +18,9 @@ from mixer_jax.data.images import memory
 from mixer_jax.data.prepared import (
     generations,
     kept,
+    records,
     shards,
+    tasks,
     tfds_files,
 )
 from mixer_jax.data.prepared import version as version_lib
@@ -109,7 +111,7 @@ def write(
     frame: pd.DataFrame,
     root: Path,
     images: kept.Images,
-    plan: Sequence[shards.Shard],
+    plan: Sequence[tasks.Shard],
     now: np.ndarray,
     version: Path,
     results: Path,
@@ -117,7 +119,7 @@ def write(
     options: Options,
     pool: Pool,
     checked: bool = False,
-) -> list[shards.Result]:
+) -> list[tasks.Result]:
     """Writes all shards that are not finished yet; shows the progress.
 
     The shards are synced to disk while others are being written.
@@ -140,50 +142,63 @@ def write(
       PassingError: if a worker process was killed.
     """
     status = images.status()
+    ordered = _largest_first(plan, images)
 
-    def tasks() -> Iterator[shards.Task]:
-        for shard in plan:
+    def make_tasks() -> Iterator[tasks.Task]:
+        for shard in ordered:
             # Cells of all rows at once would take several times the memory.
             rows = frame.iloc[shard.rows]
-            yield shards.Task(
+            yield tasks.Task(
                 shard=shard,
                 folder=version / tfds_files.FOLDER,
                 results=results,
                 root=root,
                 images=rows["image"].tolist(),
                 status=status[:, shard.rows],
-                texts={name: rows[name].tolist() for name in shards.TEXTS},
+                texts={name: rows[name].tolist() for name in records.TEXTS},
                 max_pixels=options.max_pixels,
                 key=hashlib.sha256(now[shard.rows].tobytes()).hexdigest(),
                 earlier=earlier.for_shard(shard) if earlier else None,
                 checked=checked,
             )
 
-    made, total = [], sum(len(shard.rows) for shard in plan)
+    made, total = {}, sum(len(shard.rows) for shard in plan)
     with threads_lib.pool() as syncing:
         try:
             synced = []
             with progress.show("Preparing the samples", total) as count:
-                results_in_order = _in_order(pool, tasks())
-                for shard, result in zip(plan, results_in_order, strict=True):
+                results_in_order = _in_order(pool, make_tasks())
+                for shard, result in zip(
+                    ordered, results_in_order, strict=True
+                ):
                     path = version / tfds_files.FOLDER / shard.name
                     synced.append(syncing.submit(files.settle, path))
-                    made.append(result)
+                    made[shard.name] = result
                     count(len(result.digests))
             for each in synced:
                 each.result()
         except BaseException:
-            shards.stop(results)  # The pool waits for its tasks.
+            tasks.stop(results)  # The pool waits for its tasks.
             raise
-    return made
+    return [made[shard.name] for shard in plan]
+
+
+def _largest_first(
+    plan: Sequence[tasks.Shard], images: kept.Images
+) -> list[tasks.Shard]:
+    """Orders shards so that all processes finish at about the same time."""
+    if (images.places < 0).all():
+        # Images in Parquet files are read fastest in the table's order.
+        return list(plan)
+    return sorted(plan, key=lambda shard: -len(shard.rows))
 
 
 def describe(
     frame: pd.DataFrame,
     root: Path,
     images: kept.Images,
-    plan: Sequence[shards.Shard],
-    made: Sequence[shards.Result],
+    plan: Sequence[tasks.Shard],
+    made: Sequence[tasks.Result],
     now: np.ndarray,
     version: Path,
     options: Options,
@@ -233,7 +248,7 @@ def describe(
     sizes = {path.name: path.stat().st_size for path in place.parent.iterdir()}
     tfds_files.describe(version, splits)
     parts = [
-        dict(name=a.name, records=b.count, bytes=b.size, sha256=b.checksum)
+        dict(name=a.name, records=b.count, bytes=b.size, checksum=b.checksum)
         for a, b in zip(plan, made, strict=True)
     ]
     generations.write_record(
@@ -270,12 +285,12 @@ def _describe_training(
 
 
 def _in_order(
-    pool: Pool, tasks: Iterator[shards.Task]
-) -> Iterator[shards.Result]:
+    pool: Pool, queue: Iterator[tasks.Task]
+) -> Iterator[tasks.Result]:
     """Yields results in order, while a few more tasks are in progress."""
     pending: collections.deque = collections.deque()
     try:
-        for task in tasks:
+        for task in queue:
             pending.append(pool.executor.submit(shards.write, task))
             if len(pending) > 2 * pool.number:
                 yield pending.popleft().result()

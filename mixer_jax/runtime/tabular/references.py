@@ -125,6 +125,11 @@ def code(content: bytes) -> str:
     return base64.urlsafe_b64encode(digest(content))[:_DIGEST].decode()
 
 
+def decode(code: str) -> bytes:
+    """Returns the digest that a reference holds."""
+    return base64.urlsafe_b64decode(f"{code}==")
+
+
 def encode(digests: Sequence[bytes]) -> pa.Array:
     """Returns digests in URL-safe base64 without padding, as Arrow strings."""
     # Zeros at the end of 16 bytes leave the first 22 of 24 characters.
