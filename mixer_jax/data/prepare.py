@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole, limit = numbers.whole(1, 2**63 - 1), memory.MAX_PIXELS
     add("--max-pixels", type=whole, default=limit, help=pixels)
     skipped = "maximum share of samples to leave out (default: %(default)s)"
+    compact = "leave out superseded records, so that TFDS can read the files"
+    add("--compact", action="store_true", help=compact)
     add("--max-skipped", type=numbers.share, default=0.01, help=skipped)
     parsing.add_processes(parser)
     given = parser.parse_args(arguments)
@@ -69,6 +71,7 @@ def _prepare(given: argparse.Namespace, open_table: Callable) -> None:
     options = build.Options(
         *(given.max_pixels, given.shards, given.workers, given.image_roots),
         fetch_rate=given.fetch_rate,
+        compact=given.compact,
     )
     opened = open_table(given.table, given.split, given.out, options=options)
     if opened is None:
@@ -84,6 +87,11 @@ def _prepare(given: argparse.Namespace, open_table: Callable) -> None:
         terminal.say(f"{skipped}.")
     count = skipped.total - skipped.count
     terminal.say(f"{count:,} samples are prepared in {made.folder}.")
+    if superseded := made.manifest["superseded"]:
+        terminal.say(
+            f"{superseded:,} records are superseded; TFDS can read the files "
+            "after a run with --compact."
+        )
 
 
 if __name__ == "__main__":

@@ -140,15 +140,43 @@ class Kept:
         found = places[np.minimum(at, len(places) - 1)]
         same = (rows["key"][found] == now).all(1)
         same &= (rows["digest"][found] == digests).all(1)
+        # Equal rows do not share a record.
+        same[same] = ~pd.Series(found[same]).duplicated().to_numpy()
         self._parts = tuple(parts)
         self._records = np.where(same, rows["record"][found], -1)
         self._digests = rows["digest"][found]
+        sizes = [part.examples_in_shard for part in parts]
+        self._ends = np.cumsum(np.array(sizes, np.int64))
+
+    def size(self, part: int) -> int:
+        """Returns the number of records of a file; 0 for part -1."""
+        return self._parts[part].examples_in_shard if part >= 0 else 0
+
+    def count_copied(self, shard: tasks.Shard) -> int:
+        """Returns how many kept rows are copied if a shard is written."""
+        known = self._records[shard.rows]
+        whole = tasks.Earlier(self._parts, known, known).same_part()
+        return 0 if whole else int((known >= 0).sum())
+
+    def main_part(self, shard: tasks.Shard) -> tuple[int, np.ndarray]:
+        """Returns the file that most rows of a shard are in.
+
+        Returns:
+          The file's position, -1 if there is none; and which rows of the shard
+          it has, bool `[n]`.
+        """
+        known = self._records[shard.rows]
+        of_part = np.searchsorted(self._ends, known, side="right")
+        of_part[known < 0] = -1
+        if (known < 0).all():
+            return -1, known >= 0
+        part = int(np.bincount(of_part[known >= 0]).argmax())
+        return part, of_part == part
 
     def for_shard(self, shard: tasks.Shard) -> tasks.Earlier | None:
         """Returns what is kept of a shard; None if nothing is."""
         known = self._records[shard.rows]
-        ends = np.cumsum([part.examples_in_shard for part in self._parts])
-        of_part = np.searchsorted(ends, known, side="right")
+        of_part = np.searchsorted(self._ends, known, side="right")
         kept = known >= 0
         # Rows of reordered tables may come from hundreds of files, too many to
         # have open. Rows of the rarest are read from their images again.
@@ -158,6 +186,10 @@ class Kept:
         if (known < 0).all():
             return None
         return tasks.Earlier(self._parts, known, self._digests[shard.rows])
+
+    def count_new(self) -> int:
+        """Returns the number of rows that are not kept."""
+        return int((self._records < 0).sum())
 
     @property
     def count(self) -> int:

@@ -148,6 +148,7 @@ def _find_unchanged(
             if (
                 manifest["max_pixels"] == options.max_pixels
                 and options.shards in (0, manifest["shards"])
+                and not (options.compact and manifest["superseded"])
                 and _same_images(folder, root)
             ):
                 prepared = version_lib.read(folder, hold, manifest)

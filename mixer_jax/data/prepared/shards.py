@@ -2,8 +2,9 @@
 
 A shard's bytes depend on its rows alone. The result is therefore the same for
 any number of threads or processes, and after any interruption.
-Unchanged shards are taken over from an earlier version; rows of other shards
-that it already has are copied without decoding their images again.
+Unchanged shards are taken over from an earlier version, as are those in which
+few records are superseded; rows of other shards that it already has are copied
+without decoding their images again.
 """
 
 import contextlib
@@ -52,6 +53,8 @@ def write(task: Task) -> Result:
     if (result := _finished(path, result_path, task)) is not None:
         return result
     result = _take_over(task, path) or _write_new(task, path)
+    if task.shard.linked:
+        return result  # It takes less time to link the file again.
     plain = dataclasses.asdict(result) | {
         "digests": result.digests.tobytes().hex(),
         "key": task.key,
@@ -104,8 +107,14 @@ def _take_over(task: Task, path: Path) -> Result | None:
     The content of a file that has not been modified is not read: like at a
     start, its size and time are enough.
     """
-    old = task.earlier and task.earlier.same_part()
-    if not old:
+    if task.earlier is None:
+        return None
+    places: tuple[int, ...] = ()
+    old = task.earlier.same_part()
+    if task.shard.linked and (only := task.earlier.only_part()):
+        old, found = only
+        places = tuple(found.tolist())
+    if old is None:
         return None
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # The old file may be damaged.
@@ -122,6 +131,7 @@ def _take_over(task: Task, path: Path) -> Result | None:
                 checksum=old.checksum,
                 digests=task.earlier.digests,
                 faults=(),
+                places=places,
             )
     path.unlink(missing_ok=True)
     return None

@@ -51,6 +51,20 @@ class Earlier:
     records: np.ndarray
     digests: np.ndarray
 
+    def only_part(self) -> tuple[records.Part, np.ndarray] | None:
+        """Returns the file that has all of these rows, and their records in it.
+
+        Returns:
+          The file and int64 `[n]`; None if the rows are in several files.
+        """
+        begin = 0
+        for part in self.parts:
+            end = begin + part.examples_in_shard
+            if ((self.records >= begin) & (self.records < end)).all():
+                return part, self.records - begin
+            begin = end
+        return None
+
     def same_part(self) -> records.Part | None:
         """Returns the file that consists of exactly these rows, if any."""
         first = self.records[0]
@@ -67,19 +81,21 @@ class Earlier:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """The rows to write to one file.
+class Shard(NamedTuple):
+    """The rows whose records are in one file.
 
     Attributes:
       name: the name of the file.
       split: the name of the split.
       rows: int64 `[n]`, ascending positions in the frame.
+      linked: whether the file is one of an earlier version, which may also have
+        records that are superseded.
     """
 
     name: str
     split: str
     rows: np.ndarray
+    linked: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +140,7 @@ class Result:
       digests: uint8 `[n, 16]`, the digests of the rows' image files; 0 for
         none.
       faults: the rows that were left out.
+      places: the record of each row in the file, if it has others, too.
     """
 
     count: int
@@ -131,6 +148,7 @@ class Result:
     checksum: str
     digests: np.ndarray
     faults: tuple[Fault, ...]
+    places: tuple[int, ...] = ()
 
 
 def stop(results: Path) -> None:

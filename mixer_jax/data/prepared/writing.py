@@ -42,6 +42,8 @@ class Options:
       image_roots: folders that images must be in, see `roots.rules`.
       fetch_rate: the maximum number of requests per second and host for images
         at addresses; 0 not to fetch them.
+      compact: whether no file may have superseded records, so that TFDS can
+        read the files.
     """
 
     max_pixels: int = memory.MAX_PIXELS
@@ -49,6 +51,7 @@ class Options:
     workers: int = 0
     image_roots: str = ""
     fetch_rate: float = 0.0
+    compact: bool = False
 
 
 class Draft(NamedTuple):
@@ -224,14 +227,16 @@ def describe(
     places = np.full(len(frame), -1, np.int64)
     digests = np.zeros((len(frame), 16), np.uint8)
     splits: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
-    left_out = {fault.row for fault in skipped}
+    left_out = np.zeros(len(frame), bool)
+    left_out[[fault.row for fault in skipped]] = True
     total = 0
     for shard, result in zip(plan, made, strict=True):
-        rows = [row for row in shard.rows.tolist() if row not in left_out]
-        places[rows] = total + np.arange(len(rows))
+        rows = shard.rows[~left_out[shard.rows]]
+        places[rows] = total + np.array(result.places or range(len(rows)), int)
         digests[shard.rows] = result.digests
         total += result.count
         splits[shard.split].append((result.count, result.size))
+    superseded = total - int((places >= 0).sum())
     notes = identity.make_notes(data, images.per_image(digests))
     identity.write_notes(version, notes)
     files.write(
@@ -246,7 +251,8 @@ def describe(
     place = version / version_lib.TRAINING / version_lib.PLACES
     arrays.write(place, places[of_training])
     sizes = {path.name: path.stat().st_size for path in place.parent.iterdir()}
-    tfds_files.describe(version, splits)
+    if not superseded:  # TFDS reads all records of a file.
+        tfds_files.describe(version, splits)
     parts = [
         dict(name=a.name, records=b.count, bytes=b.size, checksum=b.checksum)
         for a, b in zip(plan, made, strict=True)
@@ -259,6 +265,7 @@ def describe(
         **described,
         training=sizes,
         skipped=skipped,
+        superseded=superseded,
         files=parts,
     )
 
