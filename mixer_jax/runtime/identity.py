@@ -9,6 +9,7 @@ identified by the digests in their names, which are hashed with the rows.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -103,8 +104,7 @@ def examine(
         return known
     inside = references.are_references(frame["image"])
     images = [name for name in frame["image"][~inside].unique() if name]
-    files = map(references.file_of, images)
-    paths = [os.path.join(root, name) for name in files]
+    paths = references.files(images, root)
     if known is None:
         status = stat(paths)
     else:
@@ -188,7 +188,7 @@ def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
 
 def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Returns sizes and times of n files, int64 [2, n]; -1 if missing."""
-    numbers = (number for file in files for number in stat_one(file))
+    numbers = itertools.chain.from_iterable(map(stat_one, files))
     found = np.fromiter(numbers, np.int64, 2 * len(files))
     return np.ascontiguousarray(found.reshape(-1, 2).T)
 
@@ -273,29 +273,12 @@ def kept_digests(folder: Path, data: Data) -> np.ndarray:
     Returns:
       uint8 [n, 16]; 0 for images that are new or have changed.
     """
-    import pandas as pd
-
     old = read_notes(folder)
-    sizes = dict(zip(old["name"].tolist(), old["size"].tolist(), strict=True))
-    names = pd.util.hash_array(np.array(data.images, object)).tolist()
-    noted = [sizes.get(name) for name in names]
-    place = np.flatnonzero(
-        [a == b for a, b in zip(noted, data.sizes.tolist(), strict=True)]
-    )
-    part = data._replace(
-        images=[data.images[i] for i in place],
-        files=[data.files[i] for i in place],
-        sizes=data.sizes[place],
-        times=data.times[place],
-    )
-    digests = np.zeros((len(data.images), _BYTES), np.uint8)
-    compared = compare_notes(old, part, strict=False)
-    digests[place] = compared.notes["digest"]
-    return digests
+    return compare_notes(old, data, strict=False, new=False).notes["digest"]
 
 
 def compare_notes(
-    old: np.ndarray, data: Data, *, strict: bool = True
+    old: np.ndarray, data: Data, *, strict: bool = True, new: bool = True
 ) -> Comparison:
     """Compares image files with earlier notes.
 
@@ -304,6 +287,8 @@ def compare_notes(
     Args:
       old: notes from `make_notes`; empty if there are none.
       data: the images.
+      new: whether to read files that have no note or whose size has changed;
+        otherwise, their digest is 0.
       strict: whether an image that cannot be read is an error; otherwise, its
         digest is 0.
 
@@ -317,10 +302,10 @@ def compare_notes(
     place = pd.Index(old["name"]).get_indexer(notes["name"])
     noted = place >= 0
     was = old[place] if len(old) else np.zeros_like(notes)
-    same = noted & (was["size"] == notes["size"])
-    same &= was["time"] == notes["time"]
+    sized = noted & (was["size"] == notes["size"])
+    same = sized & (was["time"] == notes["time"])
     notes["digest"][same] = was["digest"][same]
-    other = np.flatnonzero(~same)
+    other = np.flatnonzero(~same if new else sized & ~same)
     paths = [Path(data.files[i]) for i in other]
     notes["digest"][other] = _read_digests(paths, strict)
     changed = noted & (notes["digest"] != was["digest"]).any(1)

@@ -250,7 +250,7 @@ class _Job:
                 made = self.write(place, work, work.plan, checked=any_host)
             writing.describe(
                 *(self.frame, self.root, work.images, work.plan, made),
-                *(work.now, version, self.options),
+                *(work.now, version, self.options, work.earlier),
             )
             if not _is_readable(version):
                 raise UserError(

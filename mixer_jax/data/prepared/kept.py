@@ -182,14 +182,21 @@ class Kept:
         # have open. Rows of the rarest are read from their images again.
         files, counts = np.unique(of_part[kept], return_counts=True)
         often = files[np.argsort(-counts, kind="stable")[:_MAX_OPEN]]
-        known = np.where(kept & np.isin(of_part, often), known, -1)
-        if (known < 0).all():
+        if not len(often):
             return None
-        return tasks.Earlier(self._parts, known, self._digests[shard.rows])
+        often.sort()
+        parts = tuple(self._parts[part] for part in often)
+        # Count the records of these files only.
+        sizes = [part.examples_in_shard for part in parts]
+        moved = np.zeros(len(self._parts) + 1, np.int64)
+        moved[often] = np.cumsum(sizes) - self._ends[often]
+        known = known + moved[of_part]
+        known[~(kept & np.isin(of_part, often))] = -1
+        return tasks.Earlier(parts, known, self._digests[shard.rows])
 
-    def count_new(self) -> int:
-        """Returns the number of rows that are not kept."""
-        return int((self._records < 0).sum())
+    def new_rows(self) -> np.ndarray:
+        """Returns the ascending positions of the rows that are not kept."""
+        return np.flatnonzero(self._records < 0)
 
     @property
     def count(self) -> int:

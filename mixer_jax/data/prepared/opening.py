@@ -225,8 +225,7 @@ def _same_images(folder: Path, root: Path) -> bool:
 
     def is_same(start: int) -> bool:
         part = slice(start, start + _CHUNK)
-        files = map(references.file_of, names[part])
-        paths = [os.path.join(root, name) for name in files]
+        paths = references.files(names[part], root)
         sizes, times = identity.stat(paths)
         noted = notes[part]
         return len(noted) == len(paths) and bool(

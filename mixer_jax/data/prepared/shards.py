@@ -101,38 +101,74 @@ def _finished(path: Path, result_path: Path, task: Task) -> Result | None:
     return None
 
 
-def _take_over(task: Task, path: Path) -> Result | None:
-    """Takes over an undamaged file of the earlier version, if one fits.
+def link(
+    shard: Shard, folder: Path, earlier: tasks.Earlier | None
+) -> Result | None:
+    """Links the file of an earlier version, if it has a shard's rows.
 
-    The content of a file that has not been modified is not read: like at a
-    start, its size and time are enough.
+    Args:
+      shard: the shard.
+      folder: the folder of the new file.
+      earlier: the rows that the earlier version has.
+
+    Returns:
+      None if the file does not fit or may be damaged, or if the file system has
+      no hard links.
     """
-    if task.earlier is None:
+    fitting = _fitting(shard, earlier)
+    # Like at a start, the size and time of a file are enough.
+    if fitting is None or not fitting[0].unmodified:
         return None
-    places: tuple[int, ...] = ()
-    old = task.earlier.same_part()
-    if task.shard.linked and (only := task.earlier.only_part()):
-        old, found = only
-        places = tuple(found.tolist())
-    if old is None:
+    path = folder / shard.name
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.link(fitting[0].filename, path)
+        return _taken(path, earlier, *fitting)
+    return None
+
+
+def _fitting(
+    shard: Shard, earlier: tasks.Earlier | None
+) -> tuple[records.Part, tuple[int, ...]] | None:
+    """Returns the file that has a shard's rows, and their records in it."""
+    if earlier is None:
         return None
+    if (part := earlier.same_part()) is not None:
+        return part, ()
+    found = earlier.only_part() if shard.linked else None
+    return found and (found[0], tuple(found[1].tolist()))
+
+
+def _taken(
+    path: Path,
+    earlier: tasks.Earlier,
+    part: records.Part,
+    places: tuple[int, ...],
+) -> Result:
+    return Result(
+        count=part.examples_in_shard,
+        size=path.stat().st_size,
+        checksum=part.checksum,
+        digests=earlier.digests,
+        faults=(),
+        places=places,
+    )
+
+
+def _take_over(task: Task, path: Path) -> Result | None:
+    """Links or copies an undamaged file of the earlier version, if one fits."""
+    fitting = _fitting(task.shard, task.earlier)
+    if fitting is None:
+        return None
+    old, _ = fitting
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # The old file may be damaged.
-        known = False
         try:
             os.link(old.filename, path)
-            known = old.unmodified
         except OSError:  # Some file systems have no hard links.
             shutil.copyfile(old.filename, path)
-        if known or _checksum(path, old.examples_in_shard) == old.checksum:
-            return Result(
-                count=old.examples_in_shard,
-                size=path.stat().st_size,
-                checksum=old.checksum,
-                digests=task.earlier.digests,
-                faults=(),
-                places=places,
-            )
+        if _checksum(path, old.examples_in_shard) == old.checksum:
+            return _taken(path, task.earlier, *fitting)
     path.unlink(missing_ok=True)
     return None
 

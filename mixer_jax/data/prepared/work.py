@@ -60,7 +60,7 @@ def begin(
         earlier = stack.enter_context(_earlier(group, now, images))
         plan = _plan(frame, options, earlier)
         if pool is None:
-            few = earlier is not None and earlier.count_new() <= _FEW
+            few = earlier is not None and len(earlier.new_rows()) <= _FEW
             workers = 0 if few else options.workers
             pool = stack.enter_context(writing.pool(workers))
         yield Work(images, now, earlier, plan, pool)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,13 +147,18 @@ def write(
     status = images.status()
     ordered = _largest_first(plan, images)
 
-    def make_tasks() -> Iterator[tasks.Task]:
+    def make_tasks() -> Iterator[tasks.Task | tasks.Result]:
         for shard in ordered:
+            known = earlier.for_shard(shard) if earlier else None
+            folder = version / tfds_files.FOLDER
+            if result := shards.link(shard, folder, known):
+                yield result
+                continue
             # Cells of all rows at once would take several times the memory.
             rows = frame.iloc[shard.rows]
             yield tasks.Task(
                 shard=shard,
-                folder=version / tfds_files.FOLDER,
+                folder=folder,
                 results=results,
                 root=root,
                 images=rows["image"].tolist(),
@@ -161,7 +166,7 @@ def write(
                 texts={name: rows[name].tolist() for name in records.TEXTS},
                 max_pixels=options.max_pixels,
                 key=hashlib.sha256(now[shard.rows].tobytes()).hexdigest(),
-                earlier=earlier.for_shard(shard) if earlier else None,
+                earlier=known,
                 checked=checked,
             )
 
@@ -205,6 +210,7 @@ def describe(
     now: np.ndarray,
     version: Path,
     options: Options,
+    earlier: kept.Kept | None,
 ) -> None:
     """Writes the files that describe the shards, the manifest last.
 
@@ -217,12 +223,13 @@ def describe(
       now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       options: how samples are prepared.
+      earlier: rows that are kept from an earlier version.
 
     Raises:
-      PassingError: if an image has changed since it was examined.
+      PassingError: if an image that was read has changed since it was examined.
     """
     data = images.data
-    identity.check_unchanged(data.files, np.stack([data.sizes, data.times]))
+    _check_unchanged(images, earlier)
     skipped = sorted(fault for one in made for fault in one.faults)
     places = np.full(len(frame), -1, np.int64)
     digests = np.zeros((len(frame), 16), np.uint8)
@@ -270,6 +277,18 @@ def describe(
     )
 
 
+def _check_unchanged(images: kept.Images, earlier: kept.Kept | None) -> None:
+    """Checks that no image has changed since it was examined and then read."""
+    data, read = images.data, images.places
+    if earlier is not None:
+        read = read[earlier.new_rows()]
+    read = np.unique(read[read >= 0])
+    identity.check_unchanged(
+        [data.files[place] for place in read.tolist()],
+        np.stack([data.sizes[read], data.times[read]]),
+    )
+
+
 def _describe_training(
     training: pd.DataFrame,
     root: Path,
@@ -283,22 +302,29 @@ def _describe_training(
     columns = samples.from_frame(training)
     samples.write(folder, columns)
     own = identity.examine(training, root, data)
-    at = pd.Index(data.images, dtype=object).get_indexer(own.images)
+    if own is not data:
+        at = pd.Index(data.images, dtype=object).get_indexer(own.images)
+        notes = notes[at]
     return {
         "origin": identity.describe(data, own),
-        "content": own.content(notes[at]),
+        "content": own.content(notes),
         "warnings": category_notes.notes(training, columns.category_ids),
     }
 
 
 def _in_order(
-    pool: Pool, queue: Iterator[tasks.Task]
+    pool: Pool, queue: Iterator[tasks.Task | tasks.Result]
 ) -> Iterator[tasks.Result]:
     """Yields results in order, while a few more tasks are in progress."""
     pending: collections.deque = collections.deque()
     try:
         for task in queue:
-            pending.append(pool.executor.submit(shards.write, task))
+            if isinstance(task, tasks.Result):
+                future = Future()
+                future.set_result(task)
+            else:
+                future = pool.executor.submit(shards.write, task)
+            pending.append(future)
             if len(pending) > 2 * pool.number:
                 yield pending.popleft().result()
         while pending:

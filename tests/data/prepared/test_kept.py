@@ -93,3 +93,4 @@ def test_a_shard_reads_few_files_of_an_earlier_version(version, monkeypatch):
     assert found.count == 8
     earlier = found.for_shard(tasks.Shard("", "", np.arange(8)))
     np.testing.assert_array_equal(earlier.records, [-1, *order[1:]])
+    assert [part.filename for part in earlier.parts] == ["0", "1"]
