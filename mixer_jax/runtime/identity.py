@@ -8,6 +8,8 @@ identified by the digests in their names, which are hashed with the rows.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -41,7 +43,8 @@ _EDGE = 1 << 20  # bytes hashed at each end of a large weights file
 _READ = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
-class Data(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
     """Rows and their n distinct image files, in order of first appearance.
 
     Attributes:
@@ -59,6 +62,13 @@ class Data(NamedTuple):
     files: list[str]
     sizes: np.ndarray
     times: np.ndarray
+
+    @functools.cached_property
+    def names(self) -> np.ndarray:
+        """Hashes of the names of the images, uint64 [n]."""
+        import pandas as pd
+
+        return pd.util.hash_array(np.array(self.images, object))
 
     @property
     def sizes_hash(self) -> str:
@@ -103,7 +113,8 @@ def examine(
     if known is not None and len(frame) == known.count:
         return known
     inside = references.are_references(frame["image"])
-    images = [name for name in frame["image"][~inside].unique() if name]
+    images = frame["image"][~inside].unique().tolist()
+    images = [name for name in images if name]
     paths = references.files(images, root)
     if known is None:
         status = stat(paths)
@@ -236,10 +247,8 @@ def digest(content: bytes) -> np.ndarray:
 
 def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
     """Returns names, sizes, times and digests (uint8 [n, 16]) of the images."""
-    import pandas as pd
-
     notes = np.zeros(len(data.files), _NOTE)
-    notes["name"] = pd.util.hash_array(np.array(data.images, object))
+    notes["name"] = data.names
     notes["size"], notes["time"] = data.sizes, data.times
     notes["digest"] = digests
     return notes
@@ -295,13 +304,12 @@ def compare_notes(
     Raises:
       UserError: if an image cannot be read.
     """
-    import pandas as pd
-
     old = old[np.unique(old["name"], return_index=True)[1]]
     notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
-    place = pd.Index(old["name"]).get_indexer(notes["name"])
-    noted = place >= 0
-    was = old[place] if len(old) else np.zeros_like(notes)
+    old = old if len(old) else np.zeros(1, _NOTE)  # has no image's name
+    place = np.searchsorted(old["name"], notes["name"])
+    was = old[np.minimum(place, len(old) - 1)]
+    noted = was["name"] == notes["name"]
     sized = noted & (was["size"] == notes["size"])
     same = sized & (was["time"] == notes["time"])
     notes["digest"][same] = was["digest"][same]

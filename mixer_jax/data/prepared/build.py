@@ -108,7 +108,7 @@ def write_part(
     job = _job(frame, root, prepared, data, options, None)
     # Process 0 may know the table by another path.
     job = dataclasses.replace(job, group=job.place / draft.group)
-    with job.explaining(), job.work() as work:
+    with job.explaining(), job.begin() as work:
         job.write(draft, work, work.plan[part])
 
 

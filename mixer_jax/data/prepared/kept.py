@@ -33,8 +33,11 @@ class Images:
 
     def __init__(self, frame: pd.DataFrame, data: identity.Data):
         self.data = data
-        distinct = pd.Index(data.images, dtype=object)
-        self.places = distinct.get_indexer(frame["image"])
+        # The distinct images are in order of their first appearance.
+        codes, distinct = pd.factorize(frame["image"])
+        files = ~references.are_references(pd.Series(distinct))
+        files &= np.asarray(distinct != "")
+        self.places = np.where(files, np.cumsum(files) - 1, -1)[codes]
 
     def status(self) -> np.ndarray:
         """Returns size and time of each row's image, int64 [2, N]; or 0."""
