@@ -113,8 +113,7 @@ def examine(
     if known is not None and len(frame) == known.count:
         return known
     inside = references.are_references(frame["image"])
-    images = frame["image"][~inside].unique().tolist()
-    images = [name for name in images if name]
+    images = [*filter(None, frame["image"][~inside].unique().tolist())]
     paths = references.files(images, root)
     if known is None:
         status = stat(paths)
