@@ -284,11 +284,11 @@ def _change(
     rows = np.arange(count) + len(original) // 2
     if kind == "scattered":
         rows = rng.choice(len(original), count, replace=False)
-    texts = np.array(original["text"].to_pylist(), object)
-    texts[rows] = "changed"
-    column = pa.array(texts, pa.string())
-    place = original.column_names.index("text")
-    return original.set_column(place, "text", column)
+    groups = np.array(original["group"].to_pylist(), object)
+    groups[rows] = "changed"
+    column = pa.array(groups, pa.string())
+    place = original.column_names.index("group")
+    return original.set_column(place, "group", column)
 
 
 def _rewrite(path: pathlib.Path, table: pa.Table) -> None:

@@ -176,11 +176,11 @@ def read(
     images = strings.Strings(folder / IMAGES)
     if len(images) != len(arrays.read(folder / identity.NOTES, mapped=True)):
         raise ValueError("The number of images differs.")
-    prepared = Prepared(folder, hold, manifest, parts, rows, skipped)
-    of_training, source = prepared.training()
-    if len(of_training) != len(source):
+    columns = samples.read(folder / TRAINING)
+    places = arrays.read(folder / TRAINING / PLACES, mapped=True)
+    if len(columns) != len(places):
         raise ValueError("The number of training samples differs.")
-    return prepared
+    return Prepared(folder, hold, manifest, parts, rows, skipped)
 
 
 def _parts(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int]]:
