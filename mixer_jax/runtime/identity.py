@@ -112,8 +112,8 @@ def examine(
     """
     if known is not None and len(frame) == known.count:
         return known
-    inside = references.are_references(frame["image"])
-    images = [*filter(None, frame["image"][~inside].unique().tolist())]
+    names = frame["image"][~references.are_references(frame["image"])]
+    images = [*filter(None, names.unique().tolist())]
     paths = references.files(images, root)
     if known is None:
         status = stat(paths)
@@ -239,9 +239,7 @@ def changed_error(file: str | os.PathLike) -> PassingError:
 
 def digest(content: bytes) -> np.ndarray:
     """Returns the digest of an image's bytes, uint8 [16]."""
-    # Processors have instructions for SHA-256, but not for BLAKE2.
-    made = hashlib.sha256(content).digest()[:_BYTES]
-    return np.frombuffer(made, np.uint8)
+    return np.frombuffer(references.digest(content), np.uint8)
 
 
 def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
@@ -281,8 +279,8 @@ def kept_digests(folder: Path, data: Data) -> np.ndarray:
     Returns:
       uint8 [n, 16]; 0 for images that are new or have changed.
     """
-    old = read_notes(folder)
-    return compare_notes(old, data, strict=False, new=False).notes["digest"]
+    compared = compare_notes(read_notes(folder), data, strict=False, new=False)
+    return compared.notes["digest"]
 
 
 def compare_notes(
@@ -295,20 +293,22 @@ def compare_notes(
     Args:
       old: notes from `make_notes`; empty if there are none.
       data: the images.
-      new: whether to read files that have no note or whose size has changed;
-        otherwise, their digest is 0.
+      new: whether to read files without a note or with a new size; otherwise,
+        their digest is 0.
       strict: whether an image that cannot be read is an error; otherwise, its
         digest is 0.
 
     Raises:
       UserError: if an image cannot be read.
     """
-    old = old[np.unique(old["name"], return_index=True)[1]]
     notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
-    old = old if len(old) else np.zeros(1, _NOTE)  # has no image's name
-    place = np.searchsorted(old["name"], notes["name"])
-    was = old[np.minimum(place, len(old) - 1)]
-    noted = was["name"] == notes["name"]
+    was, noted = old, np.ones(len(old), bool)
+    if not np.array_equal(old["name"], notes["name"]):
+        old = old if len(old) else np.zeros(1, _NOTE)  # has no image's name
+        names, first = np.unique(old["name"], return_index=True)
+        place = np.searchsorted(names, notes["name"])
+        was = old[first[np.minimum(place, len(names) - 1)]]
+        noted = was["name"] == notes["name"]
     sized = noted & (was["size"] == notes["size"])
     same = sized & (was["time"] == notes["time"])
     notes["digest"][same] = was["digest"][same]

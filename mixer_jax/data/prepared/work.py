@@ -13,7 +13,7 @@ from mixer_jax.data.prepared import version as version_lib
 from mixer_jax.runtime import identity
 
 # Starting processes takes as long as decoding this many images in threads.
-_FEW = 1000
+_FEW = 2000
 
 
 class Work(NamedTuple):
