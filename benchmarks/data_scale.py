@@ -8,6 +8,8 @@ With `--inline`, the images are one-pixel PNGs in a column of the table instead,
 so that decoding takes little of the time.
 For each number of workers, prepares the table from scratch, and decodes the
 same files in as many processes that do nothing else, which gives the ratio.
+With the last number of workers, changes 1% of the rows in one place, appends
+1%, and changes 1% all over the table, and prepares each of these tables again.
 Then starts training, resumes it from the middle of an epoch (both up to the
 first batch, in a new process), reads batches, and compares with PyTorch's
 DataLoader. Each figure is measured once. PyTorch's loader is excluded if torch
@@ -38,7 +40,7 @@ import rich.table
 from PIL import Image
 
 from benchmarks import data_start, machine, partial_fc_torch, printing
-from mixer_jax.data.images import checking, decoding
+from mixer_jax.data.images import decoding
 from mixer_jax.data.tables import table as table_lib
 from mixer_jax.runtime import threads
 from mixer_jax.runtime.errors import UserError
@@ -49,6 +51,7 @@ _DISTINCT = 10_000  # images; the other files are links to these
 _SECONDS = 20  # of reading batches
 _CHUNK = 64  # images per task of the bare loop
 _ROWS = 100_000  # rows of the table that are written at once
+_CHANGES = ("contiguous", "appended", "scattered")
 
 Row = dict[str, Any]
 
@@ -121,6 +124,7 @@ def measure(
             shutil.rmtree(folder / "prepared", ignore_errors=True)
             plain = count / _bare(path, count, number)
             rates[number] = count / _prepare(path, number), plain
+        changed = _changed(path, number, count / rates[number][0])
         start = _start(path)
         resume = _start(path, count // 4 // (data_start.BATCH // 2))
         rows = []
@@ -136,6 +140,7 @@ def measure(
                     "workers": number,
                     "prepare_per_s": rate,
                     "ratio_to_bare": rate / plain,
+                    **changed,
                     "open_s": start["seconds"],
                     "resume_s": resume["seconds"],
                     "host_mb": max(start["mb"], resume["mb"]),
@@ -226,7 +231,7 @@ def _names(path: pathlib.Path, count: int) -> Sequence[str]:
 
 def _decode(names: Sequence[str]) -> None:
     for name in names:
-        decoding.decode(name, checking.CHECKED)
+        decoding.decode(name, decoding.CHECKED)
 
 
 def _bare(path: pathlib.Path, count: int, workers: int) -> float:
@@ -250,6 +255,46 @@ def _prepare(path: pathlib.Path, workers: int) -> float:
     begin = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begin
+
+
+def _changed(
+    path: pathlib.Path, workers: int, fresh: float
+) -> dict[str, float]:
+    """Returns the time to prepare changed tables, as a share of `fresh`."""
+    original = pq.read_table(path)
+    rng, shares = np.random.default_rng(1), {}
+    for kind in _CHANGES:
+        _rewrite(path, _change(original, kind, rng))
+        seconds = _prepare(path, workers)
+        shares[f"changed_{kind}"] = seconds / fresh
+        _rewrite(path, original)
+        _prepare(path, workers)
+    return shares
+
+
+def _change(
+    original: pa.Table, kind: str, rng: np.random.Generator
+) -> pa.Table:
+    """Returns a table with 1% of its rows changed, or 1% more rows."""
+    count = len(original) // 100
+    if kind == "appended":
+        ids = pa.array([f"new{n}" for n in range(count)], pa.string())
+        more = original[:count].set_column(0, "sample_id", ids)
+        return pa.concat_tables([original, more])
+    rows = np.arange(count) + len(original) // 2
+    if kind == "scattered":
+        rows = rng.choice(len(original), count, replace=False)
+    groups = np.array(original["group"].to_pylist(), object)
+    groups[rows] = "changed"
+    column = pa.array(groups, pa.string())
+    place = original.column_names.index("group")
+    return original.set_column(place, "group", column)
+
+
+def _rewrite(path: pathlib.Path, table: pa.Table) -> None:
+    pq.write_table(table, path, row_group_size=_ROWS)
+    long_ago = time.time() - 3600  # A new table is read again to be sure.
+    os.utime(path, (long_ago, long_ago))
 
 
 def _start(path: pathlib.Path, position: int = 0) -> dict[str, float]:
@@ -324,6 +369,9 @@ def table(rows: list[Row]) -> rich.table.Table:
         "workers": ("workers", ""),
         "prepare_per_s": ("prepared/s", ",.0f"),
         "ratio_to_bare": ("of bare", ".2f"),
+        "changed_contiguous": ("1% changed", ".3f"),
+        "changed_appended": ("1% added", ".3f"),
+        "changed_scattered": ("1% all over", ".3f"),
         "open_s": ("open, s", ".1f"),
         "resume_s": ("resume, s", ".1f"),
         "host_mb": ("MB", ".0f"),

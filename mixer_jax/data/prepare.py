@@ -12,16 +12,18 @@ copied to --out, with its images.
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mixer_jax.data.images import checking, memory
-from mixer_jax.data.prepared import build, version
-from mixer_jax.data.tables import buckets, fetching, roots, table
-from mixer_jax.runtime import numbers, parsing, terminal
+# The workers import this module, too, but need little of what it uses.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    from mixer_jax.data.images import memory
+    from mixer_jax.data.prepared import build, opening
+    from mixer_jax.data.tables import buckets, fetching, roots
+    from mixer_jax.runtime import command, numbers, parsing
+
     parser = parsing.for_command("mixer_jax.data.prepare", __doc__)
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
@@ -45,28 +47,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole, limit = numbers.whole(1, 2**63 - 1), memory.MAX_PIXELS
     add("--max-pixels", type=whole, default=limit, help=pixels)
     skipped = "maximum share of samples to leave out (default: %(default)s)"
+    compact = "leave out superseded records, so that TFDS can read the files"
+    add("--compact", action="store_true", help=compact)
     add("--max-skipped", type=numbers.share, default=0.01, help=skipped)
-    # The workers import this module, too, but do not need JAX.
+    parsing.add_processes(parser)
+    given = parser.parse_args(arguments)
+    if not parsing.may_have_peers(given):
+        return command.run(
+            lambda: _prepare(given, opening.open_table, buckets.copy_table)
+        )
+    # These import JAX, which takes as long as preparing a thousand images.
+    from mixer_jax.data.prepared import together
     from mixer_jax.runtime import processes
 
-    return processes.run_command(_prepare, parser, arguments)
+    return processes.run_parsed(
+        lambda given: _prepare(given, together.open_table, together.copy_table),
+        given,
+    )
 
 
-def _prepare(given: argparse.Namespace) -> None:
-    from mixer_jax.data.prepared import together
+def _prepare(
+    given: argparse.Namespace, open_table: Callable, copy_table: Callable
+) -> None:
+    from mixer_jax.data.images import checking
+    from mixer_jax.data.prepared import build, version
+    from mixer_jax.data.tables import buckets, table
+    from mixer_jax.runtime import terminal
 
     origin = ""
     if buckets.is_address(given.table):
-        given.table, origin = together.copy_table(given.table, given.out)
+        given.table, origin = copy_table(given.table, given.out)
         given.out = ""  # next to the copy
     options = build.Options(
         *(given.max_pixels, given.shards, given.workers, given.image_roots),
         fetch_rate=given.fetch_rate,
         origin=origin,
+        compact=given.compact,
     )
-    opened = together.open_table(
-        given.table, given.split, given.out, options=options
-    )
+    opened = open_table(given.table, given.split, given.out, options=options)
     if opened is None:
         return  # Process 0 does the rest.
     made, skipped = opened.prepared, opened.unreadable
@@ -80,6 +98,11 @@ def _prepare(given: argparse.Namespace) -> None:
         terminal.say(f"{skipped}.")
     count = skipped.total - skipped.count
     terminal.say(f"{count:,} samples are prepared in {made.folder}.")
+    if superseded := made.manifest["superseded"]:
+        terminal.say(
+            f"{superseded:,} records are superseded; TFDS can read the files "
+            "after a run with --compact."
+        )
 
 
 if __name__ == "__main__":

@@ -6,21 +6,27 @@ differs from the one noted beside the derived data. Images in Parquet files are
 identified by the digests in their names, which are hashed with the rows.
 """
 
+from __future__ import annotations
+
+import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from mixer_jax.runtime import arrays, progress, threads
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.tabular import references, strings
 
+if TYPE_CHECKING:
+    import pandas as pd
 DIGEST = "sha256"  # of images
 NOTES = "images.npy"  # in the folder with data derived from the images
 
@@ -37,7 +43,8 @@ _EDGE = 1 << 20  # bytes hashed at each end of a large weights file
 _READ = (".json", ".txt", ".model", ".safetensors", ".bin")
 
 
-class Data(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
     """Rows and their n distinct image files, in order of first appearance.
 
     Attributes:
@@ -56,6 +63,13 @@ class Data(NamedTuple):
     sizes: np.ndarray
     times: np.ndarray
 
+    @functools.cached_property
+    def names(self) -> np.ndarray:
+        """Hashes of the names of the images, uint64 [n]."""
+        import pandas as pd
+
+        return pd.util.hash_array(np.array(self.images, object))
+
     @property
     def sizes_hash(self) -> str:
         """The hash of the sizes of the image files."""
@@ -71,7 +85,7 @@ class Data(NamedTuple):
         digests = np.ascontiguousarray(notes["digest"]).tobytes()
         return f"{DIGEST}:{_hash(self.rows, digests)}"
 
-    def require(self) -> "Data":
+    def require(self) -> Data:
         """Returns this object after checking that all image files exist.
 
         Raises:
@@ -98,13 +112,14 @@ def examine(
     """
     if known is not None and len(frame) == known.count:
         return known
-    inside = references.are_references(frame["image"])
-    images = [name for name in frame["image"][~inside].unique() if name]
-    files = map(references.file_of, images)
-    paths = [os.path.join(root, name) for name in files]
+    names = frame["image"][~references.are_references(frame["image"])]
+    images = [*filter(None, names.unique().tolist())]
+    paths = references.files(images, root)
     if known is None:
         status = stat(paths)
     else:
+        import pandas as pd
+
         at = pd.Index(known.images, dtype=object).get_indexer(images)
         status = np.stack([known.sizes[at], known.times[at]])
     return Data(hash_rows(frame), len(frame), images, paths, *status)
@@ -130,6 +145,8 @@ def describe(split: Data, used: Data) -> dict[str, Any]:
 
 def hash_rows(frame: pd.DataFrame) -> str:
     """Returns the hash of a frame's texts, column by column."""
+    import pandas as pd
+
     texts = [
         references.contents(column) if name == "image" else column
         for name, column in frame.items()
@@ -181,7 +198,7 @@ def _add_texts(digest, texts: Sequence[str] | pd.Series) -> None:
 
 def stat(files: Sequence[str | os.PathLike]) -> np.ndarray:
     """Returns sizes and times of n files, int64 [2, n]; -1 if missing."""
-    numbers = (number for file in files for number in stat_one(file))
+    numbers = itertools.chain.from_iterable(map(stat_one, files))
     found = np.fromiter(numbers, np.int64, 2 * len(files))
     return np.ascontiguousarray(found.reshape(-1, 2).T)
 
@@ -222,15 +239,13 @@ def changed_error(file: str | os.PathLike) -> PassingError:
 
 def digest(content: bytes) -> np.ndarray:
     """Returns the digest of an image's bytes, uint8 [16]."""
-    # Processors have instructions for SHA-256, but not for BLAKE2.
-    made = hashlib.sha256(content).digest()[:_BYTES]
-    return np.frombuffer(made, np.uint8)
+    return np.frombuffer(references.digest(content), np.uint8)
 
 
 def make_notes(data: Data, digests: np.ndarray) -> np.ndarray:
     """Returns names, sizes, times and digests (uint8 [n, 16]) of the images."""
     notes = np.zeros(len(data.files), _NOTE)
-    notes["name"] = pd.util.hash_array(np.array(data.images, object))
+    notes["name"] = data.names
     notes["size"], notes["time"] = data.sizes, data.times
     notes["digest"] = digests
     return notes
@@ -264,27 +279,12 @@ def kept_digests(folder: Path, data: Data) -> np.ndarray:
     Returns:
       uint8 [n, 16]; 0 for images that are new or have changed.
     """
-    old = read_notes(folder)
-    sizes = dict(zip(old["name"].tolist(), old["size"].tolist(), strict=True))
-    names = pd.util.hash_array(np.array(data.images, object)).tolist()
-    noted = [sizes.get(name) for name in names]
-    place = np.flatnonzero(
-        [a == b for a, b in zip(noted, data.sizes.tolist(), strict=True)]
-    )
-    part = data._replace(
-        images=[data.images[i] for i in place],
-        files=[data.files[i] for i in place],
-        sizes=data.sizes[place],
-        times=data.times[place],
-    )
-    digests = np.zeros((len(data.images), _BYTES), np.uint8)
-    compared = compare_notes(old, part, strict=False)
-    digests[place] = compared.notes["digest"]
-    return digests
+    compared = compare_notes(read_notes(folder), data, strict=False, new=False)
+    return compared.notes["digest"]
 
 
 def compare_notes(
-    old: np.ndarray, data: Data, *, strict: bool = True
+    old: np.ndarray, data: Data, *, strict: bool = True, new: bool = True
 ) -> Comparison:
     """Compares image files with earlier notes.
 
@@ -293,21 +293,26 @@ def compare_notes(
     Args:
       old: notes from `make_notes`; empty if there are none.
       data: the images.
+      new: whether to read files without a note or with a new size; otherwise,
+        their digest is 0.
       strict: whether an image that cannot be read is an error; otherwise, its
         digest is 0.
 
     Raises:
       UserError: if an image cannot be read.
     """
-    old = old[np.unique(old["name"], return_index=True)[1]]
     notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
-    place = pd.Index(old["name"]).get_indexer(notes["name"])
-    noted = place >= 0
-    was = old[place] if len(old) else np.zeros_like(notes)
-    same = noted & (was["size"] == notes["size"])
-    same &= was["time"] == notes["time"]
+    was, noted = old, np.ones(len(old), bool)
+    if not np.array_equal(old["name"], notes["name"]):
+        old = old if len(old) else np.zeros(1, _NOTE)  # has no image's name
+        names, first = np.unique(old["name"], return_index=True)
+        place = np.searchsorted(names, notes["name"])
+        was = old[first[np.minimum(place, len(names) - 1)]]
+        noted = was["name"] == notes["name"]
+    sized = noted & (was["size"] == notes["size"])
+    same = sized & (was["time"] == notes["time"])
     notes["digest"][same] = was["digest"][same]
-    other = np.flatnonzero(~same)
+    other = np.flatnonzero(~same if new else sized & ~same)
     paths = [Path(data.files[i]) for i in other]
     notes["digest"][other] = _read_digests(paths, strict)
     changed = noted & (notes["digest"] != was["digest"]).any(1)

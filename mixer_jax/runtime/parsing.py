@@ -1,7 +1,9 @@
 """Parses command-line options; reports each mistake in one sentence."""
 
 import argparse
+import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from mixer_jax.runtime import command, numbers
 from mixer_jax.runtime.text import nearest, one_line
 
 _NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it starts with -
+# Starts of the environment variables by which JAX detects a cluster.
+_CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "MEGASCALE_")
 
 
 def for_command(name: str, doc: str, **options: Any) -> "Parser":
@@ -30,6 +34,20 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     ):
         kind = numbers.whole(least)
         parser.add_argument(name, type=kind, default=default, help=text)
+
+
+def may_have_peers(given: argparse.Namespace) -> bool:
+    """Returns whether processes may have been started together with this one.
+
+    If not, a command that computes nothing on devices need not import JAX.
+
+    Args:
+      given: the options that `add_processes` has added.
+    """
+    if given.coordinator or given.processes or given.process >= 0:
+        return True
+    in_cluster = any(name.startswith(_CLUSTERS) for name in os.environ)
+    return in_cluster or importlib.util.find_spec("libtpu") is not None
 
 
 def any_text(value: str) -> str:

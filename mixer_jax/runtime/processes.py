@@ -130,7 +130,13 @@ def run_command(
       The exit code; see `command.run`.
     """
     parsing.add_processes(parser)
-    given = parser.parse_args(arguments)
+    return run_parsed(main, parser.parse_args(arguments))
+
+
+def run_parsed(
+    main: Callable[[argparse.Namespace], None], given: argparse.Namespace
+) -> int:
+    """Does what `run_command` does with arguments that are already parsed."""
     return command.run(lambda: _join(lambda: main(given), given))
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from mixer_jax import categorize, index
 from mixer_jax.data import check, prepare
-from mixer_jax.data.prepared import opening, shards
+from mixer_jax.data.images import decoding
+from mixer_jax.data.prepared import content, opening
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.tabular import boxes, tables
 from mixer_jax.service import opening as indexes
@@ -70,15 +71,15 @@ def test_batches_are_the_same(both, tiny_config, kind):
 
 def test_only_rows_with_another_box_are_prepared_again(both, monkeypatch):
     calls = []
-    decode, read = shards.decoding.decode, shards.decoding.read
+    decode = decoding.decode
 
     def spy(*given, **options):
         calls.append(given)
         return decode(*given, **options)
 
     # Threads of other tests may still decode in advance, but not for shards.
-    spied = types.SimpleNamespace(decode=spy, read=read)
-    monkeypatch.setattr(shards, "decoding", spied)
+    spied = types.SimpleNamespace(**vars(decoding) | {"decode": spy})
+    monkeypatch.setattr(content, "decoding", spied)
     first = opening.open_table(both[1], "train").prepared
     assert len(calls) == len(first.rows)
     calls.clear()
@@ -168,5 +169,5 @@ def test_categories_are_found_and_trained_on(tmp_path, monkeypatch):
 
 
 def _image_features(name, paths, size):
-    pixels = [shards.decoding.decode(path, 8).ravel() for path in paths]
+    pixels = [decoding.decode(path, 8).ravel() for path in paths]
     return np.stack(pixels).astype(np.float32)

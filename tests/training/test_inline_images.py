@@ -13,7 +13,8 @@ import pytest
 
 from mixer_jax import api, categorize, evaluate, index, report
 from mixer_jax.data import check, prepare
-from mixer_jax.data.prepared import build, opening, shards
+from mixer_jax.data.images import decoding
+from mixer_jax.data.prepared import build, opening
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import image_reader, references, tables
@@ -80,14 +81,14 @@ def test_prepared_images_are_not_read_again(both, monkeypatch):
 def test_only_changed_images_are_decoded_again(both, monkeypatch, tmp_path):
     path, inside = both
     names = []
-    decode = shards.decoding.decode
+    decode = decoding.decode
     first = opening.open_table(inside, "train").prepared
 
     def spy(content, *rest, **settings):
         names.append(content)
         return decode(content, *rest, **settings)
 
-    monkeypatch.setattr(shards.decoding, "decode", spy)
+    monkeypatch.setattr(decoding, "decode", spy)
     frame = table.read_table(path)
     # The rows move to other files, and one image is replaced.
     shutil.copy(
@@ -228,7 +229,7 @@ def _image_features(name, paths, size):
 
 
 def features_of(path):
-    return shards.decoding.decode(path, 8).ravel()
+    return decoding.decode(path, 8).ravel()
 
 
 def test_paths_and_bytes_in_one_table_are_refused(both, capsys):

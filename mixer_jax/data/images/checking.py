@@ -16,7 +16,6 @@ from mixer_jax.runtime import identity, progress
 from mixer_jax.runtime import threads as threads_lib
 from mixer_jax.runtime.errors import UserError
 
-CHECKED = 32  # side of the squares decoded to check files, in pixels
 _CHUNK = 64  # files per thread task
 _MESSAGE = 1000  # faults that a process sends at once
 
@@ -178,7 +177,9 @@ def _find_faults(
     def fault(path: Path | None) -> UnreadableImageError | None:
         try:
             if path is not None:
-                decoding.decode(path, CHECKED, max_pixels, option=option)
+                decoding.decode(
+                    path, decoding.CHECKED, max_pixels, option=option
+                )
         except UnreadableImageError as error:
             # Create a new error: the old traceback keeps the bytes in memory.
             return UnreadableImageError(str(error), error.kind)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import io
@@ -32,8 +33,10 @@ with contextlib.suppress(AttributeError, OSError):  # absent in some builds
     _core = ctypes.CDLL(Image.core.__file__)
     _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
+CHECKED = 32  # side of the squares decoded to check files, in pixels
 # Formats of unknown memory use: decoding opens an image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
+_READ = 1 << 20  # bytes of a file that are read at once
 _BAND = 1 << 18  # pixels composited on white at a time
 
 
@@ -49,27 +52,63 @@ def read(path: str | os.PathLike) -> bytes:
     Raises:
       UnreadableImageError: if the file cannot be read.
     """
-    label, box = references.label(path), references.split(path)[1]
-    if (reference := references.parse(path)) is not None:
-        return crops.attach(_read_cell(reference, label), box)
-    name = references.file_of(path)
+    return read_with_status(path)[0]
+
+
+def read_with_status(
+    path: str | os.PathLike,
+) -> tuple[bytes, tuple[int, int] | None]:
+    """Returns what `read` does, and the size and time of the image file.
+
+    Returns:
+      The bytes; and the file's size in bytes and time of the last modification
+      in nanoseconds, after it has been read, or None for an image in a Parquet
+      file.
+
+    Raises:
+      UnreadableImageError: see `read`.
+    """
+    (name, box), reference = references.split(path), references.parse(path)
+    if reference is not None:
+        content = _read_cell(reference, references.label(path))
+        return crops.attach(content, box), None
+    name, address = addresses.split(name)
     try:
-        with open(name, "rb", opener=files.open_unblocked) as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return crops.attach(file.read(), box)
+        content, status = _read_file(name)
     except (OSError, ValueError) as error:
         kind = faults.of_system(error)
         reason = getattr(error, "strerror", None) or str(error)
         if kind == faults.MISSING:
             reason = "the file is missing"
-            if addresses.split(references.split(path)[0])[1]:
+            if address:
                 reason = addresses.failure(name)
         elif kind == faults.FOLDER:
             reason = "it is a folder"
-        raise UnreadableImageError(f"{label}: {reason}.", kind) from error
-    raise UnreadableImageError(
-        f"{label}: not a regular file.", faults.UNREADABLE
-    )
+        raise UnreadableImageError(
+            f"{references.label(path)}: {reason}.", kind
+        ) from error
+    return crops.attach(content, box), (status.st_size, status.st_mtime_ns)
+
+
+def _read_file(name: str) -> tuple[bytes, os.stat_result]:
+    """Returns the bytes of a regular file and its status after reading."""
+    file = files.open_unblocked(name, os.O_RDONLY)
+    try:
+        status = os.fstat(file)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        content = os.read(file, status.st_size + 1)
+        # The file may have grown, and some systems read less at a time.
+        if len(content) != status.st_size:
+            parts = [content]
+            while parts[-1]:
+                parts.append(os.read(file, _READ))
+            content = b"".join(parts)
+        return content, os.fstat(file)
+    finally:
+        os.close(file)
 
 
 def digest(path: str | os.PathLike) -> str:

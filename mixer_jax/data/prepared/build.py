@@ -13,17 +13,18 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mixer_jax.data.prepared import (
     generations,
-    kept,
+    planning,
     shards,
+    tasks,
     tfds_files,
     writing,
 )
 from mixer_jax.data.prepared import version as version_lib
+from mixer_jax.data.prepared import work as work_lib
 from mixer_jax.data.prepared.version import Prepared
 from mixer_jax.data.prepared.writing import Draft, Options, Peers
 from mixer_jax.runtime import identity, paths, terminal
@@ -107,8 +108,8 @@ def write_part(
     job = _job(frame, root, prepared, data, options, None)
     # Process 0 may know the table by another path.
     job = dataclasses.replace(job, group=job.place / draft.group)
-    with job.explaining():
-        job.write(draft, job.plan()[part])
+    with job.explaining(), job.begin() as work:
+        job.write(draft, work, work.plan[part])
 
 
 def find(
@@ -211,6 +212,8 @@ class _Job:
             return None
         if self.options.shards not in (0, manifest["shards"]):
             return None
+        if self.options.compact and manifest["superseded"]:
+            return None
         limit = self.options.max_pixels
         if again := version_lib.newly_readable(
             prepared.skipped, self.root, limit
@@ -237,17 +240,17 @@ class _Job:
             version, results = draft / name, draft / "results"
             for folder in (version / tfds_files.FOLDER, results):
                 folder.mkdir(parents=True, exist_ok=True)
-            plan = self.plan()
-            shards.clear(plan, version / tfds_files.FOLDER, results)
             place = Draft(self.group.name, draft.name, name)
-            if peers is not None:
-                peers.begin(place, self.data.key)
-                self.write(place, plan[peers.part])
-                peers.wait()
-            images, now, made = self.write(place, plan, checked=any_host)
+            with self.begin() as work:
+                shards.clear(work.plan, version / tfds_files.FOLDER, results)
+                if peers is not None:
+                    peers.begin(place, self.data.key)
+                    self.write(place, work, work.plan[peers.part])
+                    peers.wait()
+                made = self.write(place, work, work.plan, checked=any_host)
             writing.describe(
-                *(self.frame, self.root, images, plan, made, now, version),
-                self.options,
+                *(self.frame, self.root, work.images, work.plan, made),
+                *(work.now, version, self.options, work.earlier),
             )
             if not _is_readable(version):
                 raise UserError(
@@ -266,59 +269,32 @@ class _Job:
                     return
                 version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
 
-    def plan(self) -> list[shards.Shard]:
-        """Returns the shards of the frame."""
-        ids = self.frame["sample_id"].to_numpy(object)
-        splits = shards.split_names(self.frame)
-        return shards.plan(splits, ids, self.options.shards)
+    def begin(self) -> contextlib.AbstractContextManager[work_lib.Work]:
+        """Yields what is to be written."""
+        return work_lib.begin(self.frame, self.data, self.group, self.options)
 
     def write(
-        self, draft: Draft, plan: list[shards.Shard], *, checked: bool = False
-    ) -> tuple[kept.Images, np.ndarray, list[shards.Result]]:
-        """Writes shards; returns the images, the rows' keys and the results.
+        self,
+        draft: Draft,
+        work: work_lib.Work,
+        plan: list[tasks.Shard],
+        *,
+        checked: bool = False,
+    ) -> list[tasks.Result]:
+        """Writes shards and returns their results.
 
         Args:
           draft: the draft.
-          plan: the shards.
+          work: what is to be written.
+          plan: some of the shards.
           checked: whether this run has checked all finished shards.
         """
         version = self.group / draft.folder / draft.version
-        results = version.parent / "results"
-        with writing.pool(self.options.workers) as pool:
-            images = kept.Images(self.frame, self.data)
-            sizes, _ = images.status()
-            now = kept.keys(self.frame, sizes, self.options.max_pixels)
-            with self._earlier(now, images) as earlier:
-                made = writing.write(
-                    *(self.frame, self.root, images, plan, now, version),
-                    *(results, earlier, self.options, pool, checked),
-                )
-        return images, now, made
-
-    @contextlib.contextmanager
-    def _earlier(
-        self, now: np.ndarray, images: kept.Images
-    ) -> Iterator[kept.Kept | None]:
-        """Yields the rows kept from the newest earlier version of the group."""
-        versions = filter(generations.is_version, self.group.iterdir())
-        for folder in sorted(versions, key=_time, reverse=True):
-            hold = generations.hold(folder)
-            if hold is None:
-                continue
-            try:
-                parts = version_lib.read_parts(folder)
-                if parts is None:
-                    continue
-                # An image with a new time may have the same bytes.
-                digests = identity.kept_digests(folder, self.data)
-                digests = images.per_row(digests)
-                found = kept.find(folder, parts, now, digests)
-                if found is not None:
-                    yield found
-                    return
-            finally:
-                hold.release()
-        yield None
+        return writing.write(
+            *(self.frame, self.root, work.images, plan, work.now, version),
+            *(version.parent / "results", work.earlier, self.options),
+            *(work.pool, checked),
+        )
 
 
 def _is_readable(folder: Path) -> bool:
@@ -340,13 +316,6 @@ def names(folder: Path) -> list[str]:
     return []
 
 
-def _time(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def _changed(images: Sequence[str]) -> str:
     count = len(images)
     subject = "1 image has" if count == 1 else f"{count:,} images have"
@@ -366,7 +335,7 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = frame.attrs.get("split") or "-".join(
-        sorted({*shards.split_names(frame)})
+        sorted({*planning.split_names(frame)})
     )
     whole = [name, splits, root and os.path.abspath(root)]
     code = identity.hash_json(whole)[:8]

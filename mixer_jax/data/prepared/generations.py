@@ -27,7 +27,7 @@ from typing import Any
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import NewerFormatError
 
-FORMAT = 4  # increases with each change that older versions cannot read
+FORMAT = 5  # increases with each change that older versions cannot read
 RECORD = "manifest.json"
 _NAME = re.compile(r"[0-9a-f]{16}(-[0-9a-f]{8}){1,2}")
 _DRAFT = ".partial-"

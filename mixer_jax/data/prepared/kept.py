@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.prepared import records, shards
+from mixer_jax.data.prepared import records, tasks
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import arrays, identity
 from mixer_jax.runtime.tabular import references
@@ -33,8 +33,11 @@ class Images:
 
     def __init__(self, frame: pd.DataFrame, data: identity.Data):
         self.data = data
-        distinct = pd.Index(data.images, dtype=object)
-        self.places = distinct.get_indexer(frame["image"])
+        # The distinct images are in order of their first appearance.
+        codes, distinct = pd.factorize(frame["image"])
+        files = ~references.are_references(pd.Series(distinct))
+        files &= np.asarray(distinct != "")
+        self.places = np.where(files, np.cumsum(files) - 1, -1)[codes]
 
     def status(self) -> np.ndarray:
         """Returns size and time of each row's image, int64 [2, N]; or 0."""
@@ -140,24 +143,63 @@ class Kept:
         found = places[np.minimum(at, len(places) - 1)]
         same = (rows["key"][found] == now).all(1)
         same &= (rows["digest"][found] == digests).all(1)
+        # Equal rows do not share a record.
+        same[same] = ~pd.Series(found[same]).duplicated().to_numpy()
         self._parts = tuple(parts)
         self._records = np.where(same, rows["record"][found], -1)
         self._digests = rows["digest"][found]
+        sizes = [part.examples_in_shard for part in parts]
+        self._ends = np.cumsum(np.array(sizes, np.int64))
 
-    def for_shard(self, shard: shards.Shard) -> shards.Earlier | None:
+    def size(self, part: int) -> int:
+        """Returns the number of records of a file; 0 for part -1."""
+        return self._parts[part].examples_in_shard if part >= 0 else 0
+
+    def count_copied(self, shard: tasks.Shard) -> int:
+        """Returns how many kept rows are copied if a shard is written."""
+        known = self._records[shard.rows]
+        whole = tasks.Earlier(self._parts, known, known).same_part()
+        return 0 if whole else int((known >= 0).sum())
+
+    def main_part(self, shard: tasks.Shard) -> tuple[int, np.ndarray]:
+        """Returns the file that most rows of a shard are in.
+
+        Returns:
+          The file's position, -1 if there is none; and which rows of the shard
+          it has, bool `[n]`.
+        """
+        known = self._records[shard.rows]
+        of_part = np.searchsorted(self._ends, known, side="right")
+        of_part[known < 0] = -1
+        if (known < 0).all():
+            return -1, known >= 0
+        part = int(np.bincount(of_part[known >= 0]).argmax())
+        return part, of_part == part
+
+    def for_shard(self, shard: tasks.Shard) -> tasks.Earlier | None:
         """Returns what is kept of a shard; None if nothing is."""
         known = self._records[shard.rows]
-        ends = np.cumsum([part.examples_in_shard for part in self._parts])
-        of_part = np.searchsorted(ends, known, side="right")
+        of_part = np.searchsorted(self._ends, known, side="right")
         kept = known >= 0
         # Rows of reordered tables may come from hundreds of files, too many to
         # have open. Rows of the rarest are read from their images again.
         files, counts = np.unique(of_part[kept], return_counts=True)
         often = files[np.argsort(-counts, kind="stable")[:_MAX_OPEN]]
-        known = np.where(kept & np.isin(of_part, often), known, -1)
-        if (known < 0).all():
+        if not len(often):
             return None
-        return shards.Earlier(self._parts, known, self._digests[shard.rows])
+        often.sort()
+        parts = tuple(self._parts[part] for part in often)
+        # Count the records of these files only.
+        sizes = [part.examples_in_shard for part in parts]
+        moved = np.zeros(len(self._parts) + 1, np.int64)
+        moved[often] = np.cumsum(sizes) - self._ends[often]
+        known = known + moved[of_part]
+        known[~(kept & np.isin(of_part, often))] = -1
+        return tasks.Earlier(parts, known, self._digests[shard.rows])
+
+    def new_rows(self) -> np.ndarray:
+        """Returns the ascending positions of the rows that are not kept."""
+        return np.flatnonzero(self._records < 0)
 
     @property
     def count(self) -> int:

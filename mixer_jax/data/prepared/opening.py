@@ -146,6 +146,7 @@ def _find_unchanged(
             if (
                 manifest["max_pixels"] == options.max_pixels
                 and options.shards in (0, manifest["shards"])
+                and not (options.compact and manifest["superseded"])
                 and _same_images(folder, root)
             ):
                 prepared = version_lib.read(folder, hold, manifest)
@@ -222,8 +223,7 @@ def _same_images(folder: Path, root: Path) -> bool:
 
     def is_same(start: int) -> bool:
         part = slice(start, start + _CHUNK)
-        files = map(references.file_of, names[part])
-        paths = [os.path.join(root, name) for name in files]
+        paths = references.files(names[part], root)
         sizes, times = identity.stat(paths)
         noted = notes[part]
         return len(noted) == len(paths) and bool(

@@ -1,19 +1,25 @@
 """Records of samples in array_record files, as TFDS reads and writes them."""
 
 import contextlib
+import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from array_record.python import array_record_data_source, array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
+from array_record.python import array_record_module
 
-from mixer_jax.runtime import paths
+from mixer_jax.data.tables import rules
+from mixer_jax.runtime import identity, paths
+from mixer_jax.runtime.tabular import references
 
 # One record per chunk, so that a single record can be read alone. Images are
 # compressed already.
 _OPTIONS = "group_size:1,uncompressed"
+TEXTS = tuple(name for name in rules.COLUMNS if name != "image")
+FIELDS = (*TEXTS, "box")  # all but the image
+_ERRORS = (RuntimeError, ValueError)  # of array_record, as for a full disk
 
 
 class Part(NamedTuple):
@@ -44,13 +50,21 @@ class Part(NamedTuple):
 
 
 def encode(cells: Mapping[str, str], image: bytes) -> bytes:
-    """Returns the record of a sample; equal samples have equal records."""
-    example = tf_example_pb2.Example()
-    values = example.features.feature
-    for name, text in cells.items():
-        values[name].bytes_list.value.append(text.encode())
-    values["image"].bytes_list.value.append(image)
-    return example.SerializeToString(deterministic=True)
+    """Returns the record of a sample; equal samples have equal records.
+
+    The record is a `tf.train.Example` with one string per field. It is encoded
+    here because protobuf would copy the image twice.
+    """
+    values = {name: text.encode() for name, text in cells.items()}
+    values["image"] = image
+    pieces, size = [b""], 0
+    for name in sorted(values):
+        value = values[name]
+        head = _head(name, len(value))
+        pieces += head, value
+        size += len(head) + len(value)
+    pieces[0] = b"\n" + _varint(size)
+    return b"".join(pieces)
 
 
 def decode(record: bytes, *fields: str) -> list[bytes]:
@@ -59,8 +73,71 @@ def decode(record: bytes, *fields: str) -> list[bytes]:
     Raises:
       Exception: of many types, if the record is damaged.
     """
-    values = tf_example_pb2.Example.FromString(record).features.feature
+    values = _example().FromString(record).features.feature
     return [values[field].bytes_list.value[0] for field in fields]
+
+
+@functools.cache
+def _example() -> type:
+    """Returns the class of protobuf messages that records are."""
+    # Importing TFDS takes longer than writing a thousand small images.
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
+
+
+@functools.lru_cache(1 << 14)
+def _head(name: str, size: int) -> bytes:
+    """Returns the bytes in front of a field's value of a given size."""
+    # In protobuf's encoding, b"\n" and b"\x12" start a message's first and
+    # second field. The value is nested in a list, a feature and a map's entry.
+    head = b"\n" + _varint(size)
+    for key in (b"\n", b"\x12"):
+        head = key + _varint(len(head) + size) + head
+    encoded = name.encode()
+    head = b"\n" + _varint(len(encoded)) + encoded + head
+    return b"\n" + _varint(len(head) + size) + head
+
+
+def _varint(number: int) -> bytes:
+    """Returns a number in protobuf's variable-length encoding."""
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def checksum(cells: Mapping[str, Sequence[str]], digests: bytes) -> str:
+    """Returns a checksum of the records of a file, hexadecimal.
+
+    It is computed from the digests of the images, so that a file that has just
+    been written need not be read again.
+
+    Args:
+      cells: for each field but the image, the cells of all records.
+      digests: the digests of their images, joined.
+    """
+    names = sorted(cells)
+    texts = identity.hash_texts(names, *(cells[name] for name in names))
+    return hashlib.sha256(texts.encode() + digests).hexdigest()
+
+
+def read_checksum(path: Path, count: int) -> str:
+    """Returns the checksum of a file's records, which are read.
+
+    Raises:
+      Exception: of many types, if the file is damaged.
+    """
+    cells: dict[str, list[str]] = {name: [] for name in FIELDS}
+    digests = []
+    for record in source([Part(str(path), count)]):
+        *texts, image = decode(record, *FIELDS, "image")
+        for column, text in zip(cells.values(), texts, strict=True):
+            column.append(text.decode())
+        digests.append(references.digest(image))
+    return checksum(cells, b"".join(digests))
 
 
 def write(path: Path, records: Iterator[bytes]) -> int:
@@ -74,8 +151,10 @@ def write(path: Path, records: Iterator[bytes]) -> int:
         writer = array_record_module.ArrayRecordWriter(str(path), _OPTIONS)
     try:
         for record in records:
-            with _system_errors(path):
+            try:
                 writer.write(record)
+            except _ERRORS as error:
+                raise _unwritable(path, error) from error
             count += 1
     finally:
         with _system_errors(path):
@@ -91,15 +170,21 @@ def write(path: Path, records: Iterator[bytes]) -> int:
 
 @contextlib.contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Raises array_record's errors, as for a full disk, as OSErrors."""
+    """Raises array_record's errors as OSErrors."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
-        raise OSError(f"{path} cannot be written ({error})") from error
+    except _ERRORS as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> OSError:
+    return OSError(f"{path} cannot be written ({error})")
 
 
 def source(parts: Sequence[Part]) -> Sequence[bytes]:
     """Returns the records of several files as one sequence, opened lazily."""
+    from array_record.python import array_record_data_source
+
     folders = {os.path.dirname(part.filename) for part in parts}
     plain = {name: paths.plain(Path(name)) for name in folders}
     return array_record_data_source.ArrayRecordDataSource(

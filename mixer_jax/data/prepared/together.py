@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mixer_jax.data.prepared import build, opening, shards, writing
+from mixer_jax.data.prepared import build, opening, tasks, writing
 from mixer_jax.data.tables import buckets, fetching, table
-from mixer_jax.runtime import identity, paths, processes, terminal
+from mixer_jax.runtime import identity, paths, processes
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.ownership import sharing
 
@@ -21,32 +21,12 @@ _PATIENCE = 60.0  # seconds until another process has stopped its threads
 
 
 def copy_table(address: str, folder: str) -> tuple[str, str]:
-    """Copies a table from a bucket to a folder that all processes share.
-
-    Returns:
-      The path of the copy, and the address of the table's folder.
-
-    Raises:
-      UserError: if no folder is given, or see `buckets.copy_table`.
-    """
-    buckets.check_address(address)
-    if not folder:
-        raise UserError(
-            f"The table {address} is not on this machine; name the folder to "
-            "copy it and its images to with --out=FOLDER."
-        )
-    address = address.rstrip("/")
+    """See `buckets.copy_table`; all processes share the folder."""
     place, _ = processes.place()
-    origin, _, name = address.rpartition("/")
     if place == 0:
-        buckets.copy_table(address, Path(folder))
-        terminal.say(
-            f"The copy of {address} is {Path(folder, name)}; use it as --table "
-            "or data.table in other commands.",
-            console=terminal.Console(stderr=True),
-        )
+        copied = buckets.copy_table(address, folder)
     processes.barrier("copied", processes.PATIENCE)
-    return os.path.join(folder, name), origin
+    return copied if place == 0 else buckets.copied_table(address, folder)
 
 
 def open_table(
@@ -125,7 +105,7 @@ def _listening() -> Iterator[None]:
     """Lets a process that another one has stopped print the other's reason."""
     try:
         yield
-    except shards.StoppedError as error:
+    except tasks.StoppedError as error:
         time.sleep(_PATIENCE)  # The other process ends this one.
         raise PassingError(
             "Another process that prepares the data has ended. Run the same "

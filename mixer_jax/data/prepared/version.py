@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.images import checking, decoding, faults
+from mixer_jax.data.images import decoding, faults
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.prepared import (
     generations,
     kept,
     records,
-    shards,
+    tasks,
     tfds_files,
 )
 from mixer_jax.data.prepared.source import PreparedSource
@@ -53,7 +53,7 @@ class Prepared(NamedTuple):
     manifest: dict[str, Any]
     parts: list[tuple[str, int]]
     rows: np.ndarray
-    skipped: tuple[shards.Fault, ...]
+    skipped: tuple[tasks.Fault, ...]
     owned: bool = True
 
     def source(self, rows: np.ndarray | None = None) -> PreparedSource:
@@ -110,7 +110,7 @@ class Prepared(NamedTuple):
 
 
 def newly_readable(
-    skipped: Sequence[shards.Fault], root: Path, max_pixels: int
+    skipped: Sequence[tasks.Fault], root: Path, max_pixels: int
 ) -> str:
     """Returns an image that could not be read before, but can now.
 
@@ -129,7 +129,7 @@ def newly_readable(
         path = root / fault.image
         if fault.kind in _PASSING:
             with contextlib.suppress(UnreadableImageError):
-                decoding.decode(path, checking.CHECKED, max_pixels)
+                decoding.decode(path, decoding.CHECKED, max_pixels)
                 return str(path)
     return ""
 
@@ -149,7 +149,7 @@ def read_parts(folder: Path) -> list[records.Part] | None:
                 unmodified = (where / name).stat().st_mtime_ns <= finished
                 parts.append(
                     records.Part(
-                        str(where / name), count, part["sha256"], unmodified
+                        str(where / name), count, part["checksum"], unmodified
                     )
                 )
             return parts
@@ -164,10 +164,11 @@ def read(
     Raises:
       Exception: an OSError, ValueError, TypeError or KeyError if it is damaged.
     """
-    skipped = tuple(shards.Fault(*fault) for fault in manifest["skipped"])
+    skipped = tuple(tasks.Fault(*fault) for fault in manifest["skipped"])
     parts = _parts(folder, manifest)
     rows = kept.read(folder)
-    if len(rows) - len(skipped) != sum(count for _, count in parts):
+    total = sum(count for _, count in parts) - manifest["superseded"]
+    if len(rows) - len(skipped) != total:
         raise ValueError("The number of samples differs.")
     for name, size in manifest["training"].items():
         if (folder / TRAINING / name).stat().st_size != size:
@@ -175,18 +176,19 @@ def read(
     images = strings.Strings(folder / IMAGES)
     if len(images) != len(arrays.read(folder / identity.NOTES, mapped=True)):
         raise ValueError("The number of images differs.")
-    prepared = Prepared(folder, hold, manifest, parts, rows, skipped)
-    of_training, source = prepared.training()
-    if len(of_training) != len(source):
+    columns = samples.read(folder / TRAINING)
+    places = arrays.read(folder / TRAINING / PLACES, mapped=True)
+    if len(columns) != len(places):
         raise ValueError("The number of training samples differs.")
-    return prepared
+    return Prepared(folder, hold, manifest, parts, rows, skipped)
 
 
 def _parts(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int]]:
     """Returns names and numbers of records after a check of all file sizes."""
     where = folder / tfds_files.FOLDER
-    for name, key in _TFDS_KEYS.items():
-        json.loads((where / name).read_text())[key]
+    if not manifest["superseded"]:
+        for name, key in _TFDS_KEYS.items():
+            json.loads((where / name).read_text())[key]
     for part in manifest["files"]:
         size = (where / part["name"]).stat().st_size
         if size != part["bytes"]:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,9 @@ from mixer_jax.data.images import memory
 from mixer_jax.data.prepared import (
     generations,
     kept,
+    records,
     shards,
+    tasks,
     tfds_files,
 )
 from mixer_jax.data.prepared import version as version_lib
@@ -41,6 +43,8 @@ class Options:
       fetch_rate: the maximum number of requests per second and host for images
         at addresses; 0 not to fetch them.
       origin: the address that relative paths refer to, see `fetching.fetch`.
+      compact: whether no file may have superseded records, so that TFDS can
+        read the files.
     """
 
     max_pixels: int = memory.MAX_PIXELS
@@ -49,6 +53,7 @@ class Options:
     image_roots: str = ""
     fetch_rate: float = 0.0
     origin: str = ""
+    compact: bool = False
 
 
 class Draft(NamedTuple):
@@ -111,7 +116,7 @@ def write(
     frame: pd.DataFrame,
     root: Path,
     images: kept.Images,
-    plan: Sequence[shards.Shard],
+    plan: Sequence[tasks.Shard],
     now: np.ndarray,
     version: Path,
     results: Path,
@@ -119,7 +124,7 @@ def write(
     options: Options,
     pool: Pool,
     checked: bool = False,
-) -> list[shards.Result]:
+) -> list[tasks.Result]:
     """Writes all shards that are not finished yet; shows the progress.
 
     The shards are synced to disk while others are being written.
@@ -142,53 +147,72 @@ def write(
       PassingError: if a worker process was killed.
     """
     status = images.status()
+    ordered = _largest_first(plan, images)
 
-    def tasks() -> Iterator[shards.Task]:
-        for shard in plan:
+    def make_tasks() -> Iterator[tasks.Task | tasks.Result]:
+        for shard in ordered:
+            known = earlier.for_shard(shard) if earlier else None
+            folder = version / tfds_files.FOLDER
+            if result := shards.link(shard, folder, known):
+                yield result
+                continue
             # Cells of all rows at once would take several times the memory.
             rows = frame.iloc[shard.rows]
-            yield shards.Task(
+            yield tasks.Task(
                 shard=shard,
-                folder=version / tfds_files.FOLDER,
+                folder=folder,
                 results=results,
                 root=root,
                 images=rows["image"].tolist(),
                 status=status[:, shard.rows],
-                texts={name: rows[name].tolist() for name in shards.TEXTS},
+                texts={name: rows[name].tolist() for name in records.TEXTS},
                 max_pixels=options.max_pixels,
                 key=hashlib.sha256(now[shard.rows].tobytes()).hexdigest(),
-                earlier=earlier.for_shard(shard) if earlier else None,
+                earlier=known,
                 checked=checked,
             )
 
-    made, total = [], sum(len(shard.rows) for shard in plan)
+    made, total = {}, sum(len(shard.rows) for shard in plan)
     with threads_lib.pool() as syncing:
         try:
             synced = []
             with progress.show("Preparing the samples", total) as count:
-                results_in_order = _in_order(pool, tasks())
-                for shard, result in zip(plan, results_in_order, strict=True):
+                results_in_order = _in_order(pool, make_tasks())
+                for shard, result in zip(
+                    ordered, results_in_order, strict=True
+                ):
                     path = version / tfds_files.FOLDER / shard.name
                     synced.append(syncing.submit(files.settle, path))
-                    made.append(result)
+                    made[shard.name] = result
                     count(len(result.digests))
             for each in synced:
                 each.result()
         except BaseException:
-            shards.stop(results)  # The pool waits for its tasks.
+            tasks.stop(results)  # The pool waits for its tasks.
             raise
-    return made
+    return [made[shard.name] for shard in plan]
+
+
+def _largest_first(
+    plan: Sequence[tasks.Shard], images: kept.Images
+) -> list[tasks.Shard]:
+    """Orders shards so that all processes finish at about the same time."""
+    if (images.places < 0).all():
+        # Images in Parquet files are read fastest in the table's order.
+        return list(plan)
+    return sorted(plan, key=lambda shard: -len(shard.rows))
 
 
 def describe(
     frame: pd.DataFrame,
     root: Path,
     images: kept.Images,
-    plan: Sequence[shards.Shard],
-    made: Sequence[shards.Result],
+    plan: Sequence[tasks.Shard],
+    made: Sequence[tasks.Result],
     now: np.ndarray,
     version: Path,
     options: Options,
+    earlier: kept.Kept | None,
 ) -> None:
     """Writes the files that describe the shards, the manifest last.
 
@@ -201,24 +225,27 @@ def describe(
       now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       options: how samples are prepared.
+      earlier: rows that are kept from an earlier version.
 
     Raises:
-      PassingError: if an image has changed since it was examined.
+      PassingError: if an image that was read has changed since it was examined.
     """
     data = images.data
-    identity.check_unchanged(data.files, np.stack([data.sizes, data.times]))
+    _check_unchanged(images, earlier)
     skipped = sorted(fault for one in made for fault in one.faults)
     places = np.full(len(frame), -1, np.int64)
     digests = np.zeros((len(frame), 16), np.uint8)
     splits: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
-    left_out = {fault.row for fault in skipped}
+    left_out = np.zeros(len(frame), bool)
+    left_out[[fault.row for fault in skipped]] = True
     total = 0
     for shard, result in zip(plan, made, strict=True):
-        rows = [row for row in shard.rows.tolist() if row not in left_out]
-        places[rows] = total + np.arange(len(rows))
+        rows = shard.rows[~left_out[shard.rows]]
+        places[rows] = total + np.array(result.places or range(len(rows)), int)
         digests[shard.rows] = result.digests
         total += result.count
         splits[shard.split].append((result.count, result.size))
+    superseded = total - int((places >= 0).sum())
     notes = identity.make_notes(data, images.per_image(digests))
     identity.write_notes(version, notes)
     files.write(
@@ -233,9 +260,10 @@ def describe(
     place = version / version_lib.TRAINING / version_lib.PLACES
     arrays.write(place, places[of_training])
     sizes = {path.name: path.stat().st_size for path in place.parent.iterdir()}
-    tfds_files.describe(version, splits)
+    if not superseded:  # TFDS reads all records of a file.
+        tfds_files.describe(version, splits)
     parts = [
-        dict(name=a.name, records=b.count, bytes=b.size, sha256=b.checksum)
+        dict(name=a.name, records=b.count, bytes=b.size, checksum=b.checksum)
         for a, b in zip(plan, made, strict=True)
     ]
     generations.write_record(
@@ -246,7 +274,20 @@ def describe(
         **described,
         training=sizes,
         skipped=skipped,
+        superseded=superseded,
         files=parts,
+    )
+
+
+def _check_unchanged(images: kept.Images, earlier: kept.Kept | None) -> None:
+    """Checks that no image has changed since it was examined and then read."""
+    data, read = images.data, images.places
+    if earlier is not None:
+        read = read[earlier.new_rows()]
+    read = np.unique(read[read >= 0])
+    identity.check_unchanged(
+        [data.files[place] for place in read.tolist()],
+        np.stack([data.sizes[read], data.times[read]]),
     )
 
 
@@ -263,22 +304,29 @@ def _describe_training(
     columns = samples.from_frame(training)
     samples.write(folder, columns)
     own = identity.examine(training, root, data)
-    at = pd.Index(data.images, dtype=object).get_indexer(own.images)
+    if own is not data:
+        at = pd.Index(data.images, dtype=object).get_indexer(own.images)
+        notes = notes[at]
     return {
         "origin": identity.describe(data, own),
-        "content": own.content(notes[at]),
+        "content": own.content(notes),
         "warnings": category_notes.notes(training, columns.category_ids),
     }
 
 
 def _in_order(
-    pool: Pool, tasks: Iterator[shards.Task]
-) -> Iterator[shards.Result]:
+    pool: Pool, queue: Iterator[tasks.Task | tasks.Result]
+) -> Iterator[tasks.Result]:
     """Yields results in order, while a few more tasks are in progress."""
     pending: collections.deque = collections.deque()
     try:
-        for task in tasks:
-            pending.append(pool.executor.submit(shards.write, task))
+        for task in queue:
+            if isinstance(task, tasks.Result):
+                future = Future()
+                future.set_result(task)
+            else:
+                future = pool.executor.submit(shards.write, task)
+            pending.append(future)
             if len(pending) > 2 * pool.number:
                 yield pending.popleft().result()
         while pending:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixer_jax.runtime import files, paths
+from mixer_jax.runtime import files, paths, terminal
 from mixer_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def read(address: str, max_bytes: int) -> bytes:
     return system.cat_file(address)
 
 
-def copy_table(address: str, folder: Path) -> Path:
+def copy_table(address: str, folder: str) -> tuple[str, str]:
     """Copies a table, but not its images, from a bucket.
 
     A copy that is up to date is not replaced.
@@ -77,14 +77,37 @@ def copy_table(address: str, folder: Path) -> Path:
       folder: the folder for the copy.
 
     Returns:
-      The path of the copy, whose name is that of the table.
+      See `copied_table`.
 
     Raises:
-      UserError: if the table cannot be read, or the copy cannot be written.
+      UserError: if the address is invalid, no folder is given, the table cannot
+        be read, or the copy cannot be written.
     """
+    check_address(address)
+    if not folder:
+        raise UserError(
+            f"The table {address} is not on this machine; name the folder to "
+            "copy it and its images to with --out=FOLDER."
+        )
+    copied, origin = copied_table(address, folder)
+    _copy(address.rstrip("/"), Path(copied))
+    terminal.say(
+        f"The copy of {address} is {copied}; use it as --table or data.table "
+        "in other commands.",
+        console=terminal.Console(stderr=True),
+    )
+    return copied, origin
+
+
+def copied_table(address: str, folder: str) -> tuple[str, str]:
+    """Returns the path of a table's copy, and the address of its folder."""
+    origin, _, name = address.rstrip("/").rpartition("/")
+    return os.path.join(folder, name), origin
+
+
+def _copy(address: str, copy: Path) -> None:
     system = file_system(address)
-    address = address.rstrip("/")
-    copy = folder / address.rpartition("/")[2]
+    folder = copy.parent
     draft = folder / f".{copy.name}.fetched"
     paths.make_folder(folder)
     try:
@@ -97,7 +120,7 @@ def copy_table(address: str, folder: Path) -> Path:
             raise FileNotFoundError
         if _same(draft, copy):
             _remove(draft)
-            return copy
+            return
         _remove(copy)
         draft.rename(copy)
     except OSError as error:
@@ -108,7 +131,6 @@ def copy_table(address: str, folder: Path) -> Path:
         raise _unreadable(address, error) from error
     except Exception as error:  # Libraries raise many types of errors.
         raise _unreadable(address, error) from error
-    return copy
 
 
 def _parts(

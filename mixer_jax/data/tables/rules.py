@@ -4,15 +4,19 @@ The same rules apply to tables in memory (`table.validate`) and to tables
 checked batch by batch (`validation.check`), so both report the same faults.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from mixer_jax.runtime.tabular import addresses, boxes, csv_files
 from mixer_jax.runtime.tabular.tables import Layout
 from mixer_jax.runtime.text import quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (
     "sample_id",

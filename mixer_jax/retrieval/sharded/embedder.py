@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from mixer_jax.data.images import checking, decoding, faults
+from mixer_jax.data.images import decoding, faults
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.stream import pipeline, text
 from mixer_jax.retrieval.sharded import layout
@@ -148,7 +148,7 @@ class _Source:
         if content:
             self.digests[row] = identity.digest(content)
         elif self._files.name(row):
-            self.decode(row, content, checking.CHECKED)  # an empty file
+            self.decode(row, content, decoding.CHECKED)  # an empty file
         return content, text
 
     def text(self, row: int) -> str:
@@ -168,7 +168,7 @@ class _Source:
                 if error.kind != faults.TOO_LARGE:
                     raise
             # The limit applies to the reduced size at which JPEGs are checked.
-            checked = checking.CHECKED
+            checked = decoding.CHECKED
             decoding.decode(content, checked, self._limit, option=_OPTION)
             return decoding.decode(content, size, None)
         except UnreadableImageError as error:

@@ -77,6 +77,19 @@ def file_of(name: str | os.PathLike) -> str:
     return reference.file if reference else addresses.split(split(name)[0])[0]
 
 
+def files(names: Sequence[str], root: str | os.PathLike) -> list[str]:
+    """Returns the paths of the files that hold images.
+
+    Args:
+      names: the names of the images.
+      root: the folder that they are relative to.
+    """
+    # Most names are those of files. Splitting each of millions takes seconds.
+    found = [name if "#" not in name else file_of(name) for name in names]
+    start = os.path.join(root, "")
+    return [start + name if name[:1] != "/" else name for name in found]
+
+
 def label(name: str | os.PathLike) -> str:
     """Returns how messages name an image: its file or address, row and box."""
     reference = parse(name)
@@ -123,6 +136,11 @@ def digest(content: bytes | memoryview) -> bytes:
 def code(content: bytes) -> str:
     """Returns the digest of an image's bytes as it is in a reference."""
     return base64.urlsafe_b64encode(digest(content))[:_DIGEST].decode()
+
+
+def decode(code: str) -> bytes:
+    """Returns the digest that a reference holds."""
+    return base64.urlsafe_b64decode(f"{code}==")
 
 
 def encode(digests: Sequence[bytes]) -> pa.Array:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -170,6 +169,8 @@ def find(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
       int32 `[N]`, the position of each name in `known`; -1 if it is absent.
     """
     if not (is_ascending(names) and is_ascending(known)):
+        import pandas as pd  # Processes that only read files do not need it.
+
         index = pd.Index(list(known), dtype=object)
         return index.get_indexer(list(names)).astype(np.int32)
     found = np.full(len(names), -1, np.int32)

@@ -128,13 +128,13 @@ def test_others_are_removed_unless_they_are_in_use_or_newer(tmp_path):
         folder.mkdir()
         generations.write_record(folder, rows=5)
     (tmp_path / "unrelated").mkdir()
-    (newer / generations.RECORD).write_text('{"format": 5}')
+    (newer / generations.RECORD).write_text('{"format": 6}')
     (damaged / generations.RECORD).unlink()
-    assert generations.read_record(own) == {"format": 4, "rows": 5}
+    assert generations.read_record(own) == {"format": 5, "rows": 5}
     assert generations.read_record(damaged) is None
     (damaged / generations.RECORD).write_text('{"format": 1}')
     assert generations.read_record(damaged) is None
-    with pytest.raises(NewerFormatError, match=r"has format 5.*data\.prepared"):
+    with pytest.raises(NewerFormatError, match=r"has format 6.*data\.prepared"):
         generations.read_record(newer)
     hold = generations.hold(used)
     generations.remove_others(own)

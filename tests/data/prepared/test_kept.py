@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixer_jax.data.prepared import kept, records, shards
+from mixer_jax.data.prepared import kept, records, tasks
 from mixer_jax.data.tables import table
 from mixer_jax.runtime import identity
 
@@ -91,5 +91,6 @@ def test_a_shard_reads_few_files_of_an_earlier_version(version, monkeypatch):
     order = np.array([11, 0, 4, 5, 3, 6, 8, 7])  # of files 2, 0, 0, 1, 0, ...
     found = kept.find(version, parts, keys[order], digests[order])
     assert found.count == 8
-    earlier = found.for_shard(shards.Shard("", "", np.arange(8)))
+    earlier = found.for_shard(tasks.Shard("", "", np.arange(8)))
     np.testing.assert_array_equal(earlier.records, [-1, *order[1:]])
+    assert [part.filename for part in earlier.parts] == ["0", "1"]

@@ -62,7 +62,7 @@ def test_damaged_files_are_prepared_again(frame, root, pattern, damage):
 def test_a_newer_format_of_other_rows_is_kept(frame, root):
     prepare(frame, root)
     (folder,) = generations_of(root)
-    (folder / generations.RECORD).write_text('{"format": 5}')
+    (folder / generations.RECORD).write_text('{"format": 6}')
     before = files_in(folder)
     prepare(frame.assign(text="edited"), root)
     assert files_in(folder) == before
@@ -72,14 +72,14 @@ def test_a_newer_format_of_other_rows_is_kept(frame, root):
 def test_a_newer_format_is_refused(frame, root, place):
     prepare(frame, root, root / place)
     (folder,) = (root / place).glob("*/*")
-    (folder / generations.RECORD).write_text('{"format": 5}')
+    (folder / generations.RECORD).write_text('{"format": 6}')
     (folder / identity.NOTES).write_bytes(b"a newer format of the notes")
     before = files_in(root)
     with pytest.raises(UserError) as raised:
         prepare(frame, root, root / place)
     assert str(raised.value) == (
-        f"The prepared data in {folder} has format 5, but this version of "
-        "mixer_jax only reads formats up to 4; install a newer version, or "
+        f"The prepared data in {folder} has format 6, but this version of "
+        "mixer_jax only reads formats up to 5; install a newer version, or "
         "set the config's data.prepared to another folder."
     )
     assert files_in(root) == before

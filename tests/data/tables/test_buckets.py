@@ -145,7 +145,7 @@ def test_large_objects_are_refused(tmp_path, monkeypatch):
 
 def test_missing_table_or_package_is_reported(place, tmp_path, capsys):
     with pytest.raises(UserError, match=r"none\.csv cannot be read: "):
-        buckets.copy_table(f"{place}/none.csv", tmp_path)
+        buckets.copy_table(f"{place}/none.csv", str(tmp_path))
     assert prepare.main([f"--table={place}/none.csv"]) == 2
     assert "with --out=FOLDER" in " ".join(capsys.readouterr().err.split())
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from mixer_jax.data.prepared import records, shards
+from mixer_jax.data.prepared import planning
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 5])
 def test_shards_have_every_row_of_their_split_once(number):
     splits = np.array(list("abbabbb"), object)
     ids = np.array([f"s{i}" for i in range(7)], object)
-    plan = shards.plan(splits, ids, number)
+    plan = planning.plan(splits, ids, number)
     for split in "ab":
         own = [shard for shard in plan if shard.split == split]
         rows = np.concatenate([shard.rows for shard in own])
@@ -21,7 +21,7 @@ def test_shards_have_every_row_of_their_split_once(number):
 
 def plan_sizes(ids):
     ids = np.array(ids, object)
-    plan = shards.plan(np.full(len(ids), "a", object), ids)
+    plan = planning.plan(np.full(len(ids), "a", object), ids)
     return [len(shard.rows) for shard in plan], [
         tuple(ids[shard.rows]) for shard in plan
     ]
@@ -54,24 +54,3 @@ def test_equal_ids_are_divided_too():
     sizes, _ = plan_sizes(["a"] * 30_000)
     assert max(sizes) <= 8192
     assert sum(sizes) == 30_000
-
-
-@pytest.mark.parametrize(
-    ("known", "same"),
-    [
-        ([0, 1, 2], None),  # only a part of the first file
-        ([0, 1, 2, 3], "first"),
-        ([4, 5], "second"),
-        ([5, 4], None),
-        ([3, 4], None),
-        ([4, -1], None),
-        ([-1, -1], None),
-    ],
-)
-def test_a_whole_file_is_recognized(known, same):
-    sizes = {"first": 4, "empty": 0, "second": 2}
-    parts = tuple(records.Part(name, size) for name, size in sizes.items())
-    digests = np.zeros((len(known), 16), np.uint8)
-    earlier = shards.Earlier(parts, np.array(known), digests)
-    part = earlier.same_part()
-    assert (part and part.filename) == same
