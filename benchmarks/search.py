@@ -21,7 +21,9 @@ before the other engines start.
 import argparse
 import functools
 import importlib
+import json
 import os
+import pathlib
 import statistics
 import sys
 import time
@@ -57,8 +59,14 @@ _INSTALL = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     given = _parser().parse_args(arguments)
+    rows = []
     try:
-        rows = list(measure(given))
+        for row in measure(given):
+            rows.append(row)
+            # Write after each row: large sizes take long.
+            if given.json:
+                text = json.dumps(rows, indent=2) + "\n"
+                pathlib.Path(given.json).write_text(text)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
