@@ -29,7 +29,9 @@ from mixer_jax.search.segment_search import Best
 MAX_K = 1000
 BLOCK = 4096  # rows that a device holds next to each other
 _SPARE = 32  # groups that are scored in addition to 2 k
-_MORE = 8  # factor by which their number grows for unsettled queries
+# Factors by which their number grows for unsettled queries, and its maximum.
+# Few queries start with the second factor, as it hardly takes longer for them.
+_TIMES, _MOST, _FEW = (1, 4, 16), 2**14, 8
 _LEAST_K = 16  # k is rounded up to a power of two, so that few are compiled
 _RELEVANT = 16  # rows whose positions are counted at once per query
 
@@ -181,7 +183,8 @@ class Rows:
         cosine = np.full((count, width), -np.inf, np.float32)
         left = np.arange(count)
         scored = 2 * width + _SPARE
-        for kept in (scored, _MORE * scored, None):
+        levels = [min(times * scored, _MOST) for times in _TIMES]
+        for kept in (*levels[int(count <= _FEW) :], None):
             begun = [
                 (these, self._begin(block, masks, width, kept))
                 for these, block, _ in asked.blocks(left)
