@@ -39,7 +39,12 @@ from mixer_jax.retrieval import search
 from mixer_jax.retrieval.index import Index
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import connections, middleware, pictures, uploads
+from mixer_jax.service.http import (
+    connections,
+    middleware,
+    pictures,
+    uploads,
+)
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 MAX_K, DEFAULT_K = 100, 12

@@ -26,7 +26,8 @@ from mixer_jax.retrieval import index
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.tabular import addresses
-from mixer_jax.service import connections, pictures, server, uploads
+from mixer_jax.service import server
+from mixer_jax.service.http import connections, pictures, uploads
 from tests import broken_files
 
 

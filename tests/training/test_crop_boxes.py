@@ -14,7 +14,7 @@ from mixer_jax.data.prepared import opening, shards
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import index as index_lib
 from mixer_jax.runtime.tabular import boxes, tables
-from mixer_jax.service import pictures
+from mixer_jax.service.http import pictures
 from mixer_jax.training import inputs
 from tests import inline_images, measured, shop
 

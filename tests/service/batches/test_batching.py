@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from mixer_jax.service.batching import Batcher, FullError
+from mixer_jax.service.batches.batching import Batcher, FullError
 
 
 class Gate:

@@ -6,7 +6,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from mixer_jax.service import uploads
+from mixer_jax.service.http import uploads
 
 FORM = (
     b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n3\r\n'

@@ -5,7 +5,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from mixer_jax.data.tables import table
-from mixer_jax.service import pictures
+from mixer_jax.service.http import pictures
 from tests import inline_images
 
 

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from mixer_jax.service import middleware
+from mixer_jax.service.http import middleware
 
 
 async def path(request):
