@@ -94,6 +94,11 @@ class Model:
         return self.config.data.image_size
 
     @property
+    def step(self) -> int:
+        """The number of training steps."""
+        return self._trained.step
+
+    @property
     def fingerprint(self) -> str:
         """A hash of weights, tokenizer and architecture."""
         return bundle.fingerprint(self._trained)
@@ -160,16 +165,49 @@ class Model:
         some_images, some_texts = pairs
 
         def load(rows: slice) -> Batch:
-            tokens, mask = self._tokenizer(some_texts[rows])
             part = some_images[rows]
-            return {
-                "image": self._load_pixels(part, rows.start),
-                "has_image": np.array([x is not None for x in part]),
-                "tokens": tokens,
-                "token_mask": mask,
-            }
+            pixels = self._load_pixels(part, rows.start)
+            has_image = np.array([one is not None for one in part])
+            return self._document_batch(pixels, has_image, some_texts[rows])
 
         return self._embed(table.DOCUMENT, len(some_images), load, batch_size)
+
+    def embed_pixels(
+        self,
+        pixels: np.ndarray,
+        texts: Sequence[str] | None = None,
+        *,
+        has_image: np.ndarray | None = None,
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Embeds decoded pictures, as queries, or with texts as documents.
+
+        Args:
+          pixels: uint8 `[N, S, S, 3]`; see `data.images.decoding.decode`.
+          texts: N texts, "" for none; None for queries.
+          has_image: bool `[N]`, False for documents without a picture; by
+            default, all have one.
+          batch_size: the maximum number embedded at once. Smaller numbers are
+            padded to powers of two, so that few programs are compiled.
+
+        Returns:
+          f32 `[N, D]`, unit rows.
+        """
+        if has_image is None:
+            has_image = np.ones(len(pixels), bool)
+
+        def load(rows: slice) -> Batch:
+            if texts is None:
+                return {"image": pixels[rows]}
+            some = list(texts[rows])
+            return self._document_batch(pixels[rows], has_image[rows], some)
+
+        role = table.QUERY if texts is None else table.DOCUMENT
+        return self._embed(role, len(pixels), load, batch_size)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Returns the number of tokens of texts, as far as they are read."""
+        return int(self._tokenizer(list(texts))[1].sum())
 
     def evaluate(
         self,
@@ -244,6 +282,13 @@ class Model:
             warnings.warn(
                 f"Texts are ignored: {self.ignores_text}.", stacklevel=3
             )
+
+    def _document_batch(
+        self, pixels: np.ndarray, has_image: np.ndarray, texts: list[str]
+    ) -> Batch:
+        tokens, mask = self._tokenizer(texts)
+        arrays = {"tokens": tokens, "token_mask": mask}
+        return {"image": pixels, "has_image": has_image} | arrays
 
     def _load_pixels(self, images: Sequence, start: int) -> np.ndarray:
         """Decodes pictures in threads: uint8 `[N, S, S, 3]`, white for None."""

@@ -31,7 +31,11 @@ class FullError(Exception):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs a function in a thread of its own, on batches of submitted items."""
+    """Runs a function in a thread of its own, on batches of submitted items.
+
+    Attributes:
+      seconds: the mean time per item; 0 before the first batch.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,7 @@ class Batcher(Generic[Item, Result]):
         )
         self._changed = threading.Condition()
         self._is_closed = False
-        self._seconds = 0.0  # mean time per item
+        self.seconds = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -71,7 +75,7 @@ class Batcher(Generic[Item, Result]):
                 raise RuntimeError("The batcher is closed.")
             count = len(self._queue)
             if count >= self._waiting:
-                raise FullError(count * self._seconds)
+                raise FullError(count * self.seconds)
             self._queue.append((item, future))
             self._changed.notify()
         return future
@@ -96,8 +100,8 @@ class Batcher(Generic[Item, Result]):
                     if not future.done():
                         future.set_exception(error)
             seconds = (time.monotonic() - begin) / len(batch)
-            known = self._seconds or seconds
-            self._seconds = known + _FORGET * (seconds - known)
+            known = self.seconds or seconds
+            self.seconds = known + _FORGET * (seconds - known)
 
     def _next(self) -> list[tuple[Item, Future]]:
         """Waits for items and returns a batch; [] if the batcher is closed."""

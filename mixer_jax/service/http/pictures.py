@@ -1,4 +1,4 @@
-"""Answers requests for the pictures of an index's documents."""
+"""Answers requests for the pictures of an index's items."""
 
 import io
 import pathlib
@@ -11,6 +11,7 @@ from starlette.responses import FileResponse, Response
 from mixer_jax.data.images import decoding, faults
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.runtime.tabular import references
+from mixer_jax.runtime.text import quoted
 
 _HEAD = 64  # leading bytes that identify a picture's format
 _SIDE = 512  # pixels of a cropped picture
@@ -18,54 +19,64 @@ _HEADERS = {"X-Content-Type-Options": "nosniff"}
 
 
 def respond(
-    folder: pathlib.Path,
-    name: str,
-    row: int,
+    path: pathlib.Path | None,
+    thumbnail: bytes,
+    id: str,
     max_pixels: int = decoding.MAX_PIXELS,
 ) -> Response:
-    """Returns the picture of a document.
+    """Returns the picture of an item.
 
     Args:
-      folder: the folder of the pictures.
-      name: the name of the picture, relative to this folder.
-      row: the number of the document, for messages.
+      path: the picture, which may be missing; None for none.
+      thumbnail: a small copy of it, which is shown if the picture is missing;
+        b"" for none.
+      id: the ID of the item, for messages.
       max_pixels: the maximum number of pixels of a picture that is cropped.
 
     Raises:
       HTTPException: if the picture is missing or cannot be read, or if the file
         is not a picture.
     """
-    file, box = references.split(folder / name)
-    path = pathlib.Path(file)
-    inside = references.parse(path) is not None
-    try:
-        content = decoding.read(path) if inside else _read_head(path)
-    except (OSError, UnreadableImageError) as error:
-        if getattr(error, "kind", "") == faults.MISSING:
-            raise _missing(folder, name, row) from error
-        reason = getattr(error, "strerror", None) or error.reason
-        raise HTTPException(
-            500,
-            f"The picture {references.label(name)} of document {row} cannot "
-            f"be read: {reason}.",
-        ) from error
-    if content is None:
-        raise _missing(folder, name, row)
+    content = None if path is None else _content(path, id, bool(thumbnail))
+    if path is None or content is None:
+        if thumbnail:
+            kind = Image.MIME["WEBP"]
+            return Response(thumbnail, media_type=kind, headers=_HEADERS)
+        raise _missing(path, id)
     kind = _media_type(content)
     if kind is None:
         raise HTTPException(
             404,
-            f"The file {references.label(name)} of document {row} is not a "
+            f"The file {references.label(path)} of item {quoted(id)} is not a "
             "picture.",
         )
+    file, box = references.split(path)
     if box:
-        return _cropped(folder / name, row, max_pixels)
-    if inside:
+        return _cropped(path, id, max_pixels)
+    if references.parse(file) is not None:
         return Response(content, media_type=kind, headers=_HEADERS)
-    return FileResponse(path, media_type=kind, headers=_HEADERS)
+    return FileResponse(file, media_type=kind, headers=_HEADERS)
 
 
-def _cropped(path: pathlib.Path, row: int, max_pixels: int) -> Response:
+def _content(path: pathlib.Path, id: str, has_copy: bool) -> bytes | None:
+    """Returns a picture or its head; None if it is missing."""
+    file = pathlib.Path(references.split(path)[0])
+    try:
+        if references.parse(file) is not None:
+            return decoding.read(file)
+        return _read_head(file)
+    except (OSError, UnreadableImageError) as error:
+        if has_copy or getattr(error, "kind", "") == faults.MISSING:
+            return None
+        reason = getattr(error, "strerror", None) or error.reason
+        raise HTTPException(
+            500,
+            f"The picture {references.label(path)} of item {quoted(id)} cannot "
+            f"be read: {reason}.",
+        ) from error
+
+
+def _cropped(path: pathlib.Path, id: str, max_pixels: int) -> Response:
     """Returns the part of a picture in its crop box, on a white square."""
     try:
         pixels = decoding.decode(
@@ -73,7 +84,7 @@ def _cropped(path: pathlib.Path, row: int, max_pixels: int) -> Response:
         )
     except UnreadableImageError as error:
         raise HTTPException(
-            500, f"The picture of document {row} cannot be shown: {error}"
+            500, f"The picture of item {quoted(id)} cannot be shown: {error}"
         ) from error
     shown = io.BytesIO()
     Image.fromarray(pixels).save(shown, "webp")
@@ -81,12 +92,12 @@ def _cropped(path: pathlib.Path, row: int, max_pixels: int) -> Response:
     return Response(shown.getvalue(), media_type=kind, headers=_HEADERS)
 
 
-def _missing(folder: pathlib.Path, name: str, row: int) -> HTTPException:
+def _missing(path: pathlib.Path | None, id: str) -> HTTPException:
+    what = "The picture" if path is None else references.label(path)
     return HTTPException(
         404,
-        f"The picture {references.label(name)} of document {row} is missing in "
-        f"{folder}; if the pictures were moved, start the server with "
-        "--images=FOLDER.",
+        f"{what} of item {quoted(id)} is missing; if the pictures were moved, "
+        "start the server with --images=FOLDER.",
     )
 
 
