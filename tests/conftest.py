@@ -97,7 +97,7 @@ def num_devices(request):
 # Folders whose tests compile small programs.
 QUICK = {
     *("benchmarks", "categories", "experiments", "models", "proxies"),
-    *("retrieval", "training"),
+    *("retrieval", "search", "training"),
 }
 
 

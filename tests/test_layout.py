@@ -9,6 +9,7 @@ ROOT = pathlib.Path(mixer_jax.__file__).parent
 # Data flows left to right: a folder imports only from folders to its left.
 ORDER = (
     "runtime",
+    "search",
     "categories",
     "data",
     "demo",

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from mixer_jax.categories.neighbors.exact_search import cosine_top_k
 from mixer_jax.demo.click_rates import calibrate
 from mixer_jax.runtime.arrays import normalize
+from mixer_jax.search.neighbors import cosine_top_k
 
 
 @dataclasses.dataclass(frozen=True)

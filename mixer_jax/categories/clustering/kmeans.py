@@ -4,8 +4,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mixer_jax.categories.clustering.methods import without_single
-from mixer_jax.categories.neighbors.exact_search import cosine_top_k
 from mixer_jax.runtime.arrays import normalize
+from mixer_jax.search.neighbors import cosine_top_k
 
 
 def kmeans(

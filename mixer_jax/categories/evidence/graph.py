@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from jax.sharding import Mesh
 
-from mixer_jax.categories.neighbors.exact_search import (
+from mixer_jax.runtime.arrays import normalize
+from mixer_jax.search.neighbors import (
     cosine_top_k,
     mutual_top_k,
     take,
 )
-from mixer_jax.runtime.arrays import normalize
 
 
 @dataclasses.dataclass(frozen=True)

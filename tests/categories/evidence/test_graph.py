@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.categories.evidence import graph
-from mixer_jax.categories.neighbors.exact_search import cosine_top_k
+from mixer_jax.search.neighbors import cosine_top_k
 
 
 def _clicks(rows=()):

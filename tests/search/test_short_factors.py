@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.runtime.arrays import normalize
+from mixer_jax.search import short_factors
 
 
 def _random(count, width):

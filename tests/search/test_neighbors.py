@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.categories.neighbors import deciding, exact_search, screening
-from mixer_jax.categories.neighbors.exact_search import (
+from mixer_jax.runtime.arrays import normalize
+from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.search import deciding, neighbors, screening
+from mixer_jax.search.neighbors import (
     cosine_top_k,
     mutual_top_k,
 )
-from mixer_jax.runtime.arrays import normalize
-from mixer_jax.runtime.mesh import make_mesh
 
 
 def _mesh(num_devices):
@@ -34,7 +34,7 @@ def _random(count, width, seed=0):
 @pytest.mark.parametrize("same", [True, False])
 def test_matches_brute_force(num_devices, same, dtype, monkeypatch):
     monkeypatch.setattr(
-        exact_search.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
+        neighbors.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
     )
     rows = _random(257, 24)
     gallery = rows if same else _random(1003, 24, seed=1)
@@ -83,7 +83,7 @@ def test_both_directions_match_brute_force(
     num_devices, small_blocks, sizes, dtype, monkeypatch
 ):
     monkeypatch.setattr(
-        exact_search.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
+        neighbors.short_factors, "fast_dtype", lambda: jnp.dtype(dtype)
     )
     rows, gallery = (_random(size, 8, seed=size) for size in sizes)
     both = mutual_top_k(rows, gallery, 6, mesh=_mesh(num_devices))
@@ -181,7 +181,7 @@ def _low_rank(count, width, rank, rest, seed=0):
 def test_screening_uses_only_the_principal_dimensions():
     rows = _low_rank(300, 256, 20, 1e-3)
     gallery = rows[::-1].copy()
-    assert exact_search.short_factors.principal(rows, gallery).shape == (
+    assert neighbors.short_factors.principal(rows, gallery).shape == (
         256,
         127,
     )
@@ -192,16 +192,16 @@ def test_screening_uses_only_the_principal_dimensions():
 def test_rows_in_doubt_are_searched_again(monkeypatch):
     """Neighbors that differ by less than rounding errors are still exact."""
     monkeypatch.setattr(
-        exact_search.short_factors, "fast_dtype", lambda: jnp.dtype("bfloat16")
+        neighbors.short_factors, "fast_dtype", lambda: jnp.dtype("bfloat16")
     )
     searches = []
-    one_way = exact_search._one_way
+    one_way = neighbors._one_way
 
     def spy(placed, answer, left, kept):
         searches.append((placed.short.dtype.name, len(left)))
         one_way(placed, answer, left, kept)
 
-    monkeypatch.setattr(exact_search, "_one_way", spy)
+    monkeypatch.setattr(neighbors, "_one_way", spy)
     rng = np.random.default_rng(0)
     center = _random(1, 32)
     crowd = normalize(center + 3e-4 * rng.normal(size=(900, 32)))

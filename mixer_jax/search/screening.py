@@ -10,61 +10,53 @@ Rows are sharded over the mesh in blocks, assigned to devices round-robin, so
 that any range of blocks is spread evenly over the devices.
 """
 
-from functools import partial
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from mixer_jax.categories.neighbors import short_factors
 from mixer_jax.runtime.mesh import AXIS, rows
+from mixer_jax.search import short_factors
+from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Asked, Held
+from mixer_jax.search.shortlists import Shortlist
 
-GROUP = 8  # rows per group, represented by its largest product
 _TILE = 1024  # rows per side of a tile; its products fit in a cache
 _BLOCK = 8192  # rows per block; each row is sorted once per block
 
 
-class Placed(flax.struct.PyTreeNode):
+class Placed(Held):
     """Rows sharded over the mesh, padded to N_pad, a multiple of `block`.
 
     Attributes:
-      whole: f32 `[N_pad, C]`, unit rows in the order of the devices that hold
-        them: block b is on device b mod D.
       short: `[N_pad, S]`, the factors for screening.
       error: f32 `[]`, the largest rounding error of a factor, as a distance.
       basis: f32 `[C, S - 1]`, the principal dimensions; None if all are kept.
       count: int32 `[]`, the number of rows without padding.
-      block: rows per block.
       tile: rows of a block that are multiplied at once.
-      mesh: the mesh that holds the rows.
     """
 
-    whole: jax.Array
     short: jax.Array
     error: jax.Array
     basis: jax.Array | None
     count: jax.Array
-    block: int = flax.struct.field(pytree_node=False)
-    tile: int = flax.struct.field(pytree_node=False)
-    mesh: Mesh = flax.struct.field(pytree_node=False)
+    tile: int = flax.struct.field(pytree_node=False, kw_only=True)
 
     def specs(self) -> "Placed":
         """Returns the partition spec of each array."""
-        split, whole = PartitionSpec(AXIS), PartitionSpec()
         return self.replace(
-            whole=split,
-            short=split,
-            error=whole,
-            basis=None if self.basis is None else whole,
-            count=whole,
+            whole=SPLIT,
+            short=SPLIT,
+            error=WHOLE,
+            basis=None if self.basis is None else WHOLE,
+            count=WHOLE,
         )
 
-    def holder(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns whether this device holds a block, and its local index."""
-        devices = self.mesh.size
-        return block % devices == jax.lax.axis_index(AXIS), block // devices
+    def real(
+        self, local: jax.Array, number: jax.Array, asked: Asked
+    ) -> jax.Array:
+        """Returns which rows are not padding."""
+        return number < self.count
 
 
 def block_and_tile(count: int, devices: int = 1) -> tuple[int, int]:
@@ -109,87 +101,6 @@ def place(
         tile=tile,
         mesh=mesh,
     )
-
-
-class Shortlist(flax.struct.PyTreeNode):
-    """The groups with the largest products so far, for each of N rows.
-
-    Attributes:
-      largest: f32 `[N, K + 1]`, descending, the largest product of each group.
-        The last group is not a candidate: its product bounds those of all
-        omitted groups.
-      group: int32 `[N, K + 1]`, group indices; -1 where there are fewer.
-    """
-
-    largest: jax.Array
-    group: jax.Array
-
-    @classmethod
-    def empty(cls, count: int, kept: int) -> "Shortlist":
-        """Returns empty lists for `count` rows."""
-        shape = (count, kept + 1)
-        return cls(
-            jnp.full(shape, -jnp.inf, jnp.float32),
-            jnp.full(shape, -1, jnp.int32),
-        )
-
-    def offer(
-        self, largest_NxG: jax.Array, first: jax.Array, real_G: jax.Array
-    ) -> "Shortlist":
-        """Returns lists of the largest of the old and new products.
-
-        Args:
-          largest_NxG: f32, largest products with G groups.
-          first: int32 `[]`, index of the first of these groups.
-          real_G: bool, mask of the groups to consider.
-        """
-        size = self.largest.shape[1]
-        largest_NxG = jnp.where(real_G[None, :], largest_NxG, -jnp.inf)
-        largest, place = jax.lax.top_k(
-            jnp.concatenate([self.largest, largest_NxG], axis=1), size
-        )
-        # Compute the group indices: concatenating them with the old ones would
-        # cost as much as the products.
-        before = jnp.take_along_axis(
-            self.group, jnp.minimum(place, size - 1), axis=1
-        )
-        return Shortlist(
-            largest, jnp.where(place < size, before, first + place - size)
-        )
-
-    def block(self, slot: jax.Array, size: int) -> "Shortlist":
-        """Returns the lists of one block of rows."""
-        return jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, slot * size, size), self
-        )
-
-    def with_block(self, slot: jax.Array, lists: "Shortlist") -> "Shortlist":
-        """Returns the lists with one block of rows replaced."""
-        return jax.tree.map(
-            lambda x, y: jax.lax.dynamic_update_slice_in_dim(
-                x, y, slot * len(y), 0
-            ),
-            self,
-            lists,
-        )
-
-    def only_if(self, condition: jax.Array) -> "Shortlist":
-        """Returns these lists if `condition` holds, else empty ones."""
-        return Shortlist(
-            jnp.where(condition, self.largest, -jnp.inf),
-            jnp.where(condition, self.group, -1),
-        )
-
-    def of_all_devices(self) -> "Shortlist":
-        """Returns lists of the largest products over all devices."""
-        if jax.lax.axis_size(AXIS) == 1:
-            return self
-        gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
-        largest, place = jax.lax.top_k(
-            gather(self.largest), self.largest.shape[1]
-        )
-        group = jnp.take_along_axis(gather(self.group), place, axis=1)
-        return Shortlist(largest, group)
 
 
 def screen(

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mixer_jax.categories.neighbors.answers import Answer
+from mixer_jax.search.answers import Answer
 
 
 def test_blocks_cover_the_chosen_rows_once():

@@ -20,15 +20,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from mixer_jax.categories.neighbors import screening, short_factors
-from mixer_jax.categories.neighbors.answers import Answer, nothing
-from mixer_jax.categories.neighbors.copies import Copies
-from mixer_jax.categories.neighbors.deciding import decide
-from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
-from mixer_jax.runtime.mesh import AXIS, make_mesh
+from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.mesh import rows as split_rows
+from mixer_jax.search import screening, short_factors
+from mixer_jax.search.answers import Answer, nothing
+from mixer_jax.search.copies import Copies
+from mixer_jax.search.deciding import bound, decide
+from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Asked
+from mixer_jax.search.screening import Placed
+from mixer_jax.search.shortlists import Shortlist
 
 _SPARE = 22  # groups scored in addition to k
 _MORE = 4  # factor by which the number of groups grows per retry
@@ -255,9 +257,6 @@ def _resolve(placed: Placed, answer: Answer) -> None:
         times *= _MORE
 
 
-_SPLIT, _WHOLE = PartitionSpec(AXIS), PartitionSpec()
-
-
 @partial(
     jax.jit,
     static_argnames=("k", "kept", "tile", "same"),
@@ -301,14 +300,14 @@ def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
             same=same,
         )
         error_Q += placed.error
-        return theirs, *decide(placed, lists, error_Q, row_QxC, k)
+        return theirs, *_decide(placed, lists, error_Q, row_QxC, k)
 
-    split = None if theirs is None else _SPLIT
+    split = None if theirs is None else SPLIT
     return jax.shard_map(
         local,
         mesh=placed.mesh,
-        in_specs=(placed.specs(), split, _WHOLE, _WHOLE, _WHOLE),
-        out_specs=(split, _WHOLE, _WHOLE, _WHOLE),
+        in_specs=(placed.specs(), split, WHOLE, WHOLE, WHOLE),
+        out_specs=(split, WHOLE, WHOLE, WHOLE),
         # The checker would require annotations for loops that start from
         # constants and for gathered arrays, which are equal on all devices.
         check_vma=False,
@@ -334,12 +333,26 @@ def _look_up(placed, lists, error, row_QxC, number, *, k):
     def local(placed, lists, error, row_QxC, number):
         mine, slot = placed.holder(number)
         lists = lists.block(slot, len(row_QxC)).only_if(mine)
-        return decide(placed, lists, error + placed.error, row_QxC, k)
+        return _decide(placed, lists, error + placed.error, row_QxC, k)
 
     return jax.shard_map(
         local,
         mesh=placed.mesh,
-        in_specs=(placed.specs(), _SPLIT, _WHOLE, _WHOLE, _WHOLE),
-        out_specs=_WHOLE,
+        in_specs=(placed.specs(), SPLIT, WHOLE, WHOLE, WHOLE),
+        out_specs=WHOLE,
         check_vma=False,
     )(placed, lists, error, row_QxC, jnp.int32(number))
+
+
+def _decide(
+    placed: Placed,
+    lists: Shortlist,
+    error_Q: jax.Array,
+    row_QxC: jax.Array,
+    k: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the results of `_look_up`, given this device's shortlists."""
+    lists = lists.of_all_devices()
+    near_QxK, cosine_QxK = decide(placed, lists, Asked(row_QxC), k)
+    limit_Q = bound(lists, error_Q, row_QxC.shape[1])
+    return near_QxK, cosine_QxK, cosine_QxK.min(1) > limit_Q

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mixer_jax.categories.neighbors import deciding
+from mixer_jax.search import deciding
 
 
 def test_rising_sorts_integers():

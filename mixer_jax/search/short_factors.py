@@ -111,3 +111,20 @@ def products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
+
+
+def to_integers(
+    row_NxC: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rounds rows to 8-bit integers.
+
+    Returns:
+      Integers int8 `[N, C]`, the scale of each row f32 `[N]`, and the distance
+      of each row from the scaled integers f32 `[N]`.
+    """
+    scale_N = jnp.abs(row_NxC).max(1) / 127
+    factor_NxC = row_NxC / jnp.maximum(scale_N, 1e-30)[:, None]
+    integer_NxC = jnp.round(factor_NxC)
+    moved_NxC = row_NxC - integer_NxC * scale_N[:, None]
+    distance_N = jnp.sqrt(jnp.square(moved_NxC).sum(1))
+    return integer_NxC.astype(jnp.int8), scale_N, distance_N

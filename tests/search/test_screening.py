@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.categories.neighbors import screening
 from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.search import screening
 
 
 def test_blocks_cover_all_rows_and_are_bounded():
@@ -38,21 +38,6 @@ def test_blocks_are_assigned_round_robin(num_devices, monkeypatch):
             wanted = rows[start : start + placed.block]
             np.testing.assert_array_equal(block[: len(wanted)], wanted)
             assert not block[len(wanted) :].any()
-
-
-def test_a_shortlist_keeps_the_largest_products():
-    rng = np.random.default_rng(0)
-    product = rng.permutation(12 * 40).reshape(12, 40).astype(np.float32)
-    lists = screening.Shortlist.empty(12, kept=5)
-    for start in range(0, 40, 8):
-        part = slice(start, start + 8)
-        lists = lists.offer(product[:, part], start, np.arange(8) != 5)
-    product[:, 5::8] = -np.inf  # excluded by the mask
-    order = np.argsort(-product, axis=1)[:, :6]
-    np.testing.assert_array_equal(lists.group, order)
-    np.testing.assert_array_equal(
-        lists.largest, np.take_along_axis(product, order, 1)
-    )
 
 
 def test_maxima_match_the_full_product():

@@ -1,6 +1,6 @@
 import numpy as np
 
-from mixer_jax.categories.neighbors.copies import Copies
+from mixer_jax.search.copies import Copies
 
 
 def test_equal_rows_form_a_set():

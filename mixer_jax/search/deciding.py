@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.categories.neighbors import short_factors
-from mixer_jax.categories.neighbors.screening import GROUP, Placed, Shortlist
 from mixer_jax.runtime.mesh import AXIS
+from mixer_jax.search import short_factors
+from mixer_jax.search.held import GROUP, Asked, Held, places
+from mixer_jax.search.shortlists import Shortlist
 
 # Number of f32 values gathered at once for scoring; they fit in a CPU's cache,
 # or in an accelerator's memory.
@@ -14,47 +15,39 @@ _SCORED_ELSEWHERE = 2**26
 
 
 def decide(
-    placed: Placed,
-    lists: Shortlist,
-    error_Q: jax.Array,
-    row_QxC: jax.Array,
-    k: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    held: Held, lists: Shortlist, asked: Asked, k: int
+) -> tuple[jax.Array, jax.Array]:
     """Scores the rows of shortlisted groups with their full vectors.
 
     Args:
-      placed: the rows to search in, which form the groups.
-      lists: each device's shortlists for the query rows.
-      error_Q: f32, bound on the sum of two rounding errors: that of the query
-        row's factor and that of any placed row's factor.
-      row_QxC: f32, the query rows.
-      k: number of neighbors to return.
+      held: the rows to search in, which form the groups.
+      lists: the shortlists of all devices for the query rows.
+      asked: Q query rows.
+      k: number of neighbors to return, at most the number of listed rows.
 
     Returns:
-      The k nearest int32 `[Q, k]`, their cosines f32 `[Q, k]`, and bool `[Q]`:
-      whether no other group can hold a nearer row.
+      The k nearest rows int32 `[Q, k]` and their cosines f32 `[Q, k]`, which
+      are -inf where fewer rows remain; ties go to the lower row.
     """
-    width = row_QxC.shape[1]
-    whole_NxRxC = placed.whole.reshape(-1, GROUP, width)
-    groups = placed.block // GROUP
-    lists = lists.of_all_devices()
+    width = asked.row.shape[1]
+    whole_NxRxC = held.whole.reshape(-1, GROUP, width)
+    groups = held.block // GROUP
     # Sort the groups so that ties go to the lower row.
     group_QxG = _rising(lists.group[:, :-1])
 
-    def score(asked):
-        row_C, group_G = asked
-        mine_G, slot_G = placed.holder(group_G // groups)
-        near_GxRxC = whole_NxRxC.at[slot_G * groups + group_G % groups].get(
-            mode="clip"
-        )
+    def score(query):
+        asked, group_G = query
+        mine_G, slot_G = held.holder(group_G // groups)
+        local_G = slot_G * groups + group_G % groups
+        near_GxRxC = whole_NxRxC.at[local_G].get(mode="clip")
         cosine_N = jnp.matmul(
             near_GxRxC.reshape(-1, width),
-            row_C,
+            asked.row,
             precision=jax.lax.Precision.HIGHEST,
         )
-        place_GxR = group_G[:, None] * GROUP + jnp.arange(GROUP)[None, :]
-        real_GxR = (mine_G & (group_G >= 0))[:, None]
-        real_GxR &= place_GxR < placed.count
+        place_GxR = places(group_G)
+        real_GxR = held.real(places(local_G), place_GxR, asked)
+        real_GxR &= (mine_G & (group_G >= 0))[:, None]
         cosine_N = jnp.where(real_GxR.reshape(-1), cosine_N, -jnp.inf)
         return cosine_N, place_GxR.reshape(-1)
 
@@ -63,20 +56,33 @@ def decide(
     # outside of loops, and the result must not depend on the number of devices.
     scored = _SCORED.get(jax.default_backend(), _SCORED_ELSEWHERE)
     at_once = max(scored // (group_QxG.shape[1] * GROUP * width), 1)
-    count = len(row_QxC)
+    count = len(asked.row)
     at_once = min(1 << at_once.bit_length() - 1, count & -count)
     at_once = min(at_once, max(count // 2, 1))
     cosine_QxN, place_QxN = jax.lax.map(
-        score, (row_QxC, group_QxG), batch_size=at_once
+        score, (asked, group_QxG), batch_size=at_once
     )
     # Each row is scored by the one device that holds it.
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
     cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
-    near_QxK = jnp.take_along_axis(place_QxN, at_QxK, axis=1)
+    return jnp.take_along_axis(place_QxN, at_QxK, axis=1), cosine_QxK
+
+
+def bound(lists: Shortlist, error_Q: jax.Array, width: int) -> jax.Array:
+    """Returns a bound on the cosines of rows that are in no listed group.
+
+    Args:
+      lists: the shortlists of all devices.
+      error_Q: f32, bound on the errors of the products that are not included
+        in them.
+      width: number of dimensions of the full vectors.
+
+    Returns:
+      f32 `[Q]`; -inf if all groups are listed.
+    """
     # Use the minimum instead of slicing out the last column: XLA lowers
     # `top_k` followed by a slice to a full sort.
-    bound_Q = lists.largest.min(1) + error_Q + 2 * short_factors.rounding(width)
-    return near_QxK, cosine_QxK, cosine_QxK.min(1) > bound_Q
+    return lists.largest.min(1) + error_Q + 2 * short_factors.rounding(width)
 
 
 def _rising(name_NxM: jax.Array) -> jax.Array:

@@ -1,0 +1,67 @@
+"""Rows that a mesh holds in blocks, assigned to its devices round-robin.
+
+Any range of blocks is thus spread evenly over the devices. `Asked` holds query
+rows, which all devices see.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from mixer_jax.runtime.mesh import AXIS
+
+GROUP = 8  # rows per group, represented by its largest product
+SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+
+
+class Asked(flax.struct.PyTreeNode):
+    """A block of Q query rows.
+
+    Attributes:
+      row: f32 `[Q, C]`, unit rows.
+      label: int32 `[Q]`; rows with the same label >= 0 are hidden from the
+        query. None if no row is.
+      skip: int32 `[Q]`, a row that is hidden from the query, -1 for none; or
+        None.
+    """
+
+    row: jax.Array
+    label: jax.Array | None = None
+    skip: jax.Array | None = None
+
+
+class Held(flax.struct.PyTreeNode):
+    """Rows sharded over the mesh: block b is on device b mod D.
+
+    Attributes:
+      whole: f32 `[N, C]`, unit rows in the order of the devices that hold them.
+      block: rows per block.
+      mesh: the mesh that holds the rows.
+    """
+
+    whole: jax.Array
+    block: int = flax.struct.field(pytree_node=False, kw_only=True)
+    mesh: Mesh = flax.struct.field(pytree_node=False, kw_only=True)
+
+    def holder(self, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns whether this device holds a block, and its local index."""
+        devices = self.mesh.size
+        return block % devices == jax.lax.axis_index(AXIS), block // devices
+
+    def real(
+        self, local: jax.Array, number: jax.Array, asked: Asked
+    ) -> jax.Array:
+        """Returns whether one query may find the rows at these places.
+
+        Args:
+          local: int32, the rows' places on this device.
+          number: int32, the rows' numbers, of the same shape.
+          asked: one query, without its first axis.
+        """
+        raise NotImplementedError
+
+
+def places(group_G: jax.Array) -> jax.Array:
+    """Returns the rows of groups, int32 `[G, 8]`."""
+    return group_G[:, None] * GROUP + jnp.arange(GROUP)[None, :]

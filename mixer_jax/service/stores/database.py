@@ -1,0 +1,246 @@
+"""The SQLite file of an index's items: schema, transactions and errors.
+
+    meta      properties of the index, as JSON by key
+    items     one row per item
+    vectors   one row per vector; a row never changes its number or embedding,
+              and numbers are never used again
+    pictures  thumbnails
+    removals  the numbers of removed vectors, in order
+
+The last number of `vectors` and the last sequence of `removals` tell a reader
+what has happened since it looked. A transaction is synced to disk before the
+call that made it returns.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import PassingError, UserError
+
+REMEDY = "build it again with python -m mixer_jax.index build"
+_TIMEOUT = 60.0  # seconds to wait for another writer
+_CACHE = 64 << 10  # KiB of pages in memory
+_PAGE = 8192  # bytes
+_MAPPED = 1 << 40  # bytes; limited by SQLite to the size of the file and 2 GB
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE items (
+  item INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  text TEXT NOT NULL,
+  "group" TEXT NOT NULL,
+  category TEXT NOT NULL,
+  fields TEXT NOT NULL
+);
+CREATE TABLE vectors (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  item INTEGER NOT NULL,
+  content BLOB NOT NULL,
+  embedding BLOB NOT NULL,
+  image TEXT NOT NULL
+);
+CREATE INDEX vectors_of_items ON vectors (item);
+CREATE TABLE pictures (number INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL);
+CREATE TABLE removals (
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT, number INTEGER NOT NULL
+);
+CREATE TRIGGER removed AFTER DELETE ON vectors BEGIN
+  INSERT INTO removals (number) VALUES (old.number);
+  DELETE FROM pictures WHERE number = old.number;
+END;
+"""
+
+
+class Database:
+    """A connection to the file; all methods are thread-safe.
+
+    Attributes:
+      path: the file.
+      changes: the number of transactions that this connection has written.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Opens a file that `create` has made.
+
+        Raises:
+          UserError: if it is missing or damaged.
+        """
+        self.path = pathlib.Path(path)
+        self.changes = 0
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._connection = _connect(self.path, _mode(self.path))
+        try:
+            with self._explained():
+                self._connection.execute(f"PRAGMA cache_size = -{_CACHE}")
+                self._connection.execute("PRAGMA synchronous = FULL")
+                self._connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
+                self._connection.execute("SELECT count(*) FROM meta").fetchone()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection, in a transaction that sees one state."""
+        with self._lock, self._explained(), self._transaction("DEFERRED"):
+            yield self._connection
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection; commits after the block, or undoes it."""
+        with self._lock, self._explained():
+            with self._transaction("IMMEDIATE"):
+                yield self._connection
+            self.changes += 1
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Numbers that change with the contents, for use in `reading`."""
+        with self.reading() as connection:
+            # The pragma only notices changes when a statement reads the file.
+            connection.execute("SELECT 1 FROM meta LIMIT 1").fetchone()
+            found = connection.execute("PRAGMA data_version").fetchone()
+            return found[0], self.changes
+
+    def properties(self) -> dict[str, Any]:
+        """Returns the contents of the table `meta`."""
+        with self.reading() as connection:
+            rows = connection.execute("SELECT key, value FROM meta")
+            return {key: json.loads(value) for key, value in rows}
+
+    def set(self, **properties: Any) -> None:
+        """Writes rows of the table `meta`."""
+        rows = [(key, json.dumps(one)) for key, one in properties.items()]
+        with self.writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)", rows
+            )
+
+    def flush(self) -> None:
+        """Copies the write-ahead log into the file."""
+        with self._lock, self._explained():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Closes the file; the last to close it removes its log."""
+        with self._lock:
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        if self._depth:  # inside another transaction of this thread
+            yield
+            return
+        self._connection.execute(f"BEGIN {kind}")
+        self._depth += 1
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # SQLite has already undone some failed transactions.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth -= 1
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise explain(error, self.path) from error
+
+
+def create(
+    path: pathlib.Path, properties: dict[str, Any], first: int = 1
+) -> None:
+    """Creates the file of an index without items.
+
+    Args:
+      path: the file, which must not exist.
+      properties: the contents of the table `meta`.
+      first: the number of the first vector.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    rows = [(key, json.dumps(value)) for key, value in properties.items()]
+    with contextlib.closing(_connect(path, "rwc")) as connection:
+        try:
+            connection.execute(f"PRAGMA page_size = {_PAGE}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA}")
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+            connection.execute(
+                "INSERT INTO sqlite_sequence VALUES ('vectors', ?)",
+                [first - 1],
+            )
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise explain(error, path) from error
+
+
+def last_numbers(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Returns the last number of `vectors` and sequence of `removals`."""
+    rows = dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
+    return rows.get("vectors", 0), rows.get("removals", 0)
+
+
+def _mode(path: pathlib.Path) -> str:
+    """Returns how to open a file, which may be in a read-only folder."""
+    if os.access(path.parent, os.W_OK):
+        return "rw"
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise UserError(
+            f"The index in {path.parent} cannot be opened: it was copied while "
+            "it was being written, and its folder is read-only; make the "
+            "folder writable."
+        )
+    return "ro&immutable=1"
+
+
+def _connect(path: pathlib.Path, mode: str) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def explain(error: sqlite3.Error, path: pathlib.Path) -> UserError:
+    """Returns an error for people."""
+    name = getattr(error, "sqlite_errorname", "")
+    subject = f"The index in {path.parent}"
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return PassingError(
+            f"{subject} is being written by another process for more than "
+            f"{_TIMEOUT:.0f} seconds; try again later."
+        )
+    if name.startswith("SQLITE_FULL"):
+        return UserError(
+            f"{subject} cannot be written: No space left on its disk. What was "
+            "written before is intact; free some space and repeat the command."
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return UserError(
+            f"{subject} cannot be opened ({error}); it needs the file "
+            f"{path.name}, and write access to the file and its folder."
+        )
+    files.check_fetched(path)
+    return UserError(f"{subject} is damaged ({error}); {REMEDY}.")

@@ -1,0 +1,213 @@
+"""The folder of an index: a record, and the file of its current generation.
+
+    INDEX/index.json      the format, and the name of the current file
+    INDEX/items-3.sqlite  the items; see `database`
+    INDEX/items-3.users   locked by each process that uses the file
+
+A rebuilt index is a new file. The record switches to it atomically, and the old
+file is removed when no process uses it any more.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mixer_jax.retrieval import folders
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.errors import NewerFormatError, UserError
+from mixer_jax.service.stores import database
+
+FORMAT = 2  # incremented on changes that older versions cannot read
+INDEX = "index.json"
+KIND = folders.Kind("index", INDEX, (INDEX,), INDEX, ("format", "items"))
+_NAME = re.compile(r"items-([1-9][0-9]{0,17})\.sqlite")
+_REMEDY = "build it again in another folder"
+
+
+def read(folder: str | os.PathLike) -> pathlib.Path:
+    """Returns the file of the current generation.
+
+    Raises:
+      UserError: if there is no complete index, or it has another format.
+    """
+    folder = paths.local(folder, "An index")
+    record = folder / INDEX
+    if not os.path.isfile(record):
+        raise UserError(
+            f"There is no index in {folder}; build one with python -m "
+            "mixer_jax.index build."
+        )
+    try:
+        found = files.read_record(
+            record, FORMAT, f"The index in {folder}", _REMEDY
+        )
+        if found["format"] < FORMAT:
+            raise NewerFormatError(
+                f"The index in {folder} has format {found['format']}, which "
+                f"this version of mixer_jax no longer reads; {_REMEDY}, with "
+                "python -m mixer_jax.index build."
+            )
+        name = found.get("items")
+        if name == "":
+            raise NewerFormatError(
+                f"The index in {folder} is not complete; repeat the command "
+                "that builds it, which resumes."
+            )
+        # Never open or remove files that no writer has created.
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a file of items")
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError) as error:
+        files.check_fetched(record)
+        raise UserError(
+            f"The index in {folder} is damaged ({error}); {database.REMEDY}."
+        ) from error
+    return folder / name
+
+
+def begin(
+    folder: str | os.PathLike, properties: dict[str, Any]
+) -> pathlib.Path:
+    """Returns the file of a new generation, which no reader sees yet.
+
+    Continues the file of an interrupted build if it has the same properties.
+    Only the owner of the folder may call this; see `folder_lock`.
+
+    Args:
+      folder: the index's folder, which may be missing.
+      properties: what identifies the work, for `database.create`.
+    """
+    folder = pathlib.Path(folder)
+    files.make_folder(folder)
+    if not (folder / INDEX).exists():
+        _write(folder, "")
+    current = _current(folder)
+    last = _number(current) if current else 0
+    for path in _files(folder):
+        if _number(path.name) > last:
+            if _continues(path, properties):
+                return path
+            last = _number(path.name)
+            _remove(path)
+    path = folder / f"items-{last + 1}.sqlite"
+    _remove(path)
+    try:
+        first = 1
+        if current:
+            with using(folder / current) as old, old.reading() as connection:
+                first += database.last_numbers(connection)[0]
+        database.create(path, properties, first)
+    except BaseException:
+        _remove(path)
+        raise
+    return path
+
+
+def switch(path: pathlib.Path) -> None:
+    """Makes a file the current generation; removes those that are unused."""
+    _write(path.parent, path.name)
+    clean(path.parent)
+
+
+def clean(folder: pathlib.Path) -> None:
+    """Removes files of earlier generations that no process uses."""
+    current = _current(folder)
+    if not current:
+        return
+    for path in _files(folder):
+        if _number(path.name) < _number(current):
+            with contextlib.suppress(OSError), _unused(path):
+                _remove(path)
+
+
+@contextlib.contextmanager
+def using(path: pathlib.Path) -> Iterator[database.Database]:
+    """Opens a file of items; it is not removed before the block ends."""
+    lock = lock_users(path)
+    try:
+        with contextlib.closing(database.Database(path)) as opened:
+            yield opened
+    finally:
+        os.close(lock)
+
+
+def lock_users(path: pathlib.Path) -> int:
+    """Returns a file descriptor that keeps a file of items while it is open.
+
+    Raises:
+      OSError: if the file has just been removed.
+    """
+    try:
+        lock = os.open(_users(path), os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        if os.access(path.parent, os.W_OK):
+            raise
+        return os.open(path.parent, os.O_RDONLY)  # Nobody can remove files.
+    # Without locks, as on some network file systems, files may be removed
+    # while they are used, which does not harm the processes that use them.
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    if path.exists():
+        return lock
+    os.close(lock)
+    raise FileNotFoundError(f"{path} was removed")
+
+
+def _write(folder: pathlib.Path, name: str) -> None:
+    text = json.dumps({"format": FORMAT, "items": name}) + "\n"
+    files.write_text(folder / INDEX, text)
+
+
+def _current(folder: pathlib.Path) -> str:
+    """Returns the name of the current file; "" if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        name = json.loads((folder / INDEX).read_text("utf-8"))["items"]
+        return name if _NAME.fullmatch(name) else ""
+    return ""
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: _number(path.name))
+
+
+def _number(name: str) -> int:
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
+def _continues(path: pathlib.Path, properties: dict[str, Any]) -> bool:
+    """Returns whether an unfinished file was begun with these properties."""
+    try:
+        with contextlib.closing(database.Database(path)) as opened:
+            found = opened.properties()
+    except UserError:
+        return False
+    return {key: found.get(key) for key in properties} == properties
+
+
+def _remove(path: pathlib.Path) -> None:
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    _users(path).unlink(missing_ok=True)
+
+
+def _users(path: pathlib.Path) -> pathlib.Path:
+    return path.with_suffix(".users")
+
+
+@contextlib.contextmanager
+def _unused(path: pathlib.Path) -> Iterator[None]:
+    """Keeps others from using a file; raises `OSError` if any use it."""
+    lock = os.open(_users(path), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,337 @@
+"""A store in a folder: SQLite on disk, and exact search in device memory."""
+
+import contextlib
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from mixer_jax.runtime import arrays
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service.stores import (
+    changes,
+    database,
+    encoding,
+    fields,
+    generations,
+    nearest,
+    reading,
+)
+from mixer_jax.service.stores.interface import Hit, Item, Picture, Where
+
+
+class LocalStore:
+    """Items in a folder of this machine; implements `interface.Store`.
+
+    Other processes may read and write the same folder. Each search sees all
+    writes that were acknowledged before it began, by whichever process.
+
+    Attributes:
+      path: the file of the generation; see `generations`.
+      dim: D, the number of elements of an embedding.
+      fingerprint: the fingerprint of the model of all embeddings, or "".
+      storage: how embeddings are stored; see `encoding`.
+      thumbnails: the side of thumbnails in pixels; 0 for none.
+      properties: everything that was stored about the index when it was opened.
+    """
+
+    def __init__(self, path: pathlib.Path, mesh: Mesh | None = None):
+        """Opens a file of items that is not a part of a folder; see `open`."""
+        self.path = path
+        self._lock = generations.lock_users(path)
+        try:
+            self._database = database.Database(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._is_draft = False
+        try:
+            self.properties = self._database.properties()
+            self._read_properties()
+        except BaseException:
+            self.close()
+            raise
+        self._mesh = mesh
+        self._nearest: nearest.Nearest | None = None  # until the first search
+
+    def _read_properties(self) -> None:
+        found = self.properties
+        try:
+            self.dim = int(found["dim"])
+            self.storage = str(found["storage"])
+            self.fingerprint = str(found["fingerprint"])
+            self.thumbnails = int(found["thumbnails"])
+            encoding.size(self.dim, self.storage)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"The index in {self.path.parent} is damaged (a property is "
+                f"missing or invalid: {error}); {database.REMEDY}."
+            ) from error
+
+    @classmethod
+    def open(
+        cls, folder: str | os.PathLike, mesh: Mesh | None = None
+    ) -> "LocalStore":
+        """Opens the current generation of a folder.
+
+        Args:
+          folder: the index's folder.
+          mesh: the devices that hold the embeddings; by default all.
+
+        Raises:
+          UserError: if there is no index, or it is damaged or of a format that
+            this version does not read.
+        """
+        while True:
+            path = generations.read(folder)
+            try:
+                store = cls(path, mesh)
+            except FileNotFoundError:
+                # Removed after another process has switched to a new one.
+                if generations.read(folder) == path:
+                    raise UserError(
+                        f"The index in {folder} is damaged ({path.name} is "
+                        f"missing); {database.REMEDY}."
+                    ) from None
+                continue
+            if generations.read(folder) == path:
+                return store
+            store.close()
+
+    @classmethod
+    def draft(
+        cls, folder: str | os.PathLike, properties: Mapping[str, Any]
+    ) -> "LocalStore":
+        """Begins, or continues, a generation that no reader sees yet.
+
+        Args:
+          folder: the index's folder; this process owns it.
+          properties: `dim`, `storage`, `fingerprint`, `thumbnails`, `fields`,
+            and anything else that identifies the work.
+        """
+        store = cls(generations.begin(folder, dict(properties)))
+        store._is_draft = True
+        return store
+
+    def publish(self) -> None:
+        """Makes a draft the current generation of its folder."""
+        self.flush()
+        generations.switch(self.path)
+        self._is_draft = False
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Keeps all processes from writing during a block."""
+        with self._writing():
+            yield
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Numbers that change when any process writes."""
+        return self._database.state
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The kinds of the declared fields, by name."""
+        with self._database.reading() as connection:
+            return reading.fields(connection)
+
+    @property
+    def loss(self) -> encoding.Loss:
+        """What storing embeddings with fewer bits has lost."""
+        with self._database.reading() as connection:
+            return reading.loss(connection)
+
+    def declare(self, kinds: Mapping[str, str]) -> None:
+        """Adds fields.
+
+        Raises:
+          UserError: if one is invalid or exists with another kind.
+        """
+        kinds = fields.declare(kinds)
+        with self._writing():
+            known = dict(self.fields)
+            for name, kind in kinds.items():
+                if known.setdefault(name, kind) != kind:
+                    raise UserError(
+                        f"Field {name!r} of the index in {self.path.parent} is "
+                        f"a {known[name]}, not a {kind}; choose another name."
+                    )
+            self._database.set(fields=known)
+
+    def upsert(self, items: Sequence[Item]) -> None:
+        """Writes items, replacing those with the same IDs; all or none.
+
+        A stored vector with the content of a new one stays as it is.
+
+        Raises:
+          UserError: if an item is invalid, or an embedding has another length
+            or is not finite.
+        """
+        checked = changes.check(items, self.fields, self.dim)
+        with self._writing() as connection:
+            loss = changes.upsert(connection, checked, self.storage)
+            if loss.count:
+                total = reading.loss(connection).plus(loss)
+                self._database.set(loss=total)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Removes items; returns how many existed."""
+        with self._writing() as connection:
+            return changes.delete(connection, ids)
+
+    def get(self, ids: Sequence[str]) -> list[Item | None]:
+        """Returns items, with None for those that do not exist."""
+        with self._database.reading() as connection:
+            found = reading.items(connection, ids, self._decode)
+        return [found.get(one) for one in ids]
+
+    def contents(self, ids: Sequence[str]) -> dict[str, set[bytes]]:
+        """Returns the contents of the vectors of those items that exist."""
+        with self._database.reading() as connection:
+            return reading.contents(connection, ids)
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        *,
+        where: Where | None = None,
+        offset: int = 0,
+        min_score: float | None = None,
+        group_by: str | None = None,
+    ) -> list[list[Hit]]:
+        """Finds the nearest items; see `interface.Store`.
+
+        Raises:
+          UserError: if a query is invalid, or a field of `where` or `group_by`
+            is unknown.
+        """
+        queries = self._units(queries)
+        with self._database.reading() as connection:
+            if self._nearest is None:
+                self._nearest = nearest.Nearest(
+                    self.dim, self.storage, self._mesh
+                )
+            self._nearest.refresh(connection, self._database.state)
+            found = self._nearest.search(
+                connection,
+                queries,
+                k + offset,
+                where=where,
+                group_by=group_by,
+            )
+            kept = [
+                [
+                    (number, cosine)
+                    for number, cosine in one[offset:]
+                    if min_score is None or cosine >= min_score
+                ]
+                for one in found
+            ]
+            return reading.hits(connection, kept)
+
+    def count(self) -> int:
+        """Returns the number of items."""
+        return self._one("SELECT count(*) FROM items")
+
+    def count_vectors(self) -> int:
+        """Returns the number of vectors."""
+        return self._one("SELECT count(*) FROM vectors")
+
+    def images(self, limit: int = -1) -> list[str]:
+        """Returns the first paths of pictures without a thumbnail."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT image FROM vectors WHERE image != '' AND number NOT IN "
+                "(SELECT number FROM pictures) LIMIT ?",
+                [limit],
+            )
+            return [image for (image,) in rows]
+
+    def picture(self, number: int) -> Picture | None:
+        """Returns the picture of a vector; None if there is no such vector."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT id, image, coalesce(thumbnail, x'') FROM vectors "
+                "JOIN items USING (item) LEFT JOIN pictures USING (number) "
+                "WHERE number = ?",
+                [number],
+            ).fetchone()
+        return None if row is None else Picture(*row)
+
+    def iterate(self, size: int) -> Iterator[list[Item]]:
+        """Yields all items in the order of their IDs, at most `size` at once.
+
+        Each list is read in one transaction, so other processes can write
+        meanwhile.
+        """
+        last = ""
+        while True:
+            with self._database.reading() as connection:
+                ids = reading.ids_after(connection, last, size)
+                found = reading.items(connection, ids, self._decode)
+            if not ids:
+                return
+            yield [found[one] for one in ids]
+            last = ids[-1]
+
+    def flush(self) -> None:
+        """Copies what was written from SQLite's log into the file."""
+        self._database.flush()
+
+    def close(self) -> None:
+        """Ends the use of the store, and removes unused generations."""
+        if self._lock is None:
+            return
+        self._database.close()
+        os.close(self._lock)
+        self._lock = None
+        with contextlib.suppress(OSError):
+            generations.clean(self.path.parent)
+
+    def __enter__(self) -> "LocalStore":
+        """Returns self."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the store."""
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._database.writing() as connection:
+            # The lock of the transaction also keeps rebuilds from switching.
+            if not self._is_draft:
+                self._check_current()
+            yield connection
+
+    def _check_current(self) -> None:
+        if generations.read(self.path.parent) != self.path:
+            raise UserError(
+                f"The index in {self.path.parent} was built again since it was "
+                "opened; open it again to change it."
+            )
+
+    def _units(self, queries: np.ndarray) -> np.ndarray:
+        """Returns queries scaled to unit length."""
+        queries = np.asarray(queries, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise UserError(
+                f"The query vectors have the shape {queries.shape}; this index "
+                f"needs [Q, {self.dim}]."
+            )
+        if not np.isfinite(queries).all():
+            raise UserError("A query vector is not finite.")
+        return arrays.normalize(queries)
+
+    def _decode(self, blob: bytes) -> np.ndarray:
+        return encoding.decode(blob, self.dim, self.storage)[0]
+
+    def _one(self, query: str) -> int:
+        with self._database.reading() as connection:
+            return connection.execute(query).fetchone()[0]

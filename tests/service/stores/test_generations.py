@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service.stores import generations
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*.sqlite"))
+
+
+def test_a_draft_is_continued_or_replaced(tmp_path):
+    first = generations.begin(tmp_path, {"a": 1})
+    assert generations.begin(tmp_path, {"a": 1}) == first
+    with pytest.raises(UserError, match="is not complete; repeat the command"):
+        generations.read(tmp_path)
+    second = generations.begin(tmp_path, {"a": 2})
+    assert names(tmp_path) == [second.name]
+    generations.switch(second)
+    assert generations.read(tmp_path) == second
+    # The current one is never continued.
+    third = generations.begin(tmp_path, {"a": 2})
+    assert names(tmp_path) == [second.name, third.name]
+    assert generations.read(tmp_path) == second
+    generations.switch(third)
+    assert names(tmp_path) == [third.name]
+
+
+def test_a_damaged_draft_is_replaced(tmp_path):
+    first = generations.begin(tmp_path, {"a": 1})
+    first.write_bytes(b"nothing")
+    assert generations.begin(tmp_path, {"a": 1}) != first
+    assert not first.exists()
+
+
+def test_a_used_generation_is_kept(tmp_path):
+    first = generations.begin(tmp_path, {})
+    generations.switch(first)
+    second = generations.begin(tmp_path, {})
+    with generations.using(first):
+        generations.switch(second)
+        assert names(tmp_path) == [first.name, second.name]
+    generations.clean(tmp_path)
+    assert names(tmp_path) == [second.name]
+    assert [p.name for p in tmp_path.glob("*.users")] == []
+    with pytest.raises(FileNotFoundError):
+        generations.lock_users(first)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("[]", "damaged"),
+        ("{", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ({"items": "items-1.sqlite"}, "the format in index.json is"),
+        ({"format": 2}, "None is not the name"),
+        ({"format": 2, "items": "../items-1.sqlite"}, "not the name"),
+        ({"format": 2, "items": "/etc/passwd"}, "not the name"),
+        ({"format": 2, "items": 1}, "not the name"),
+        ({"format": 3, "items": 1}, "has format 3, but this version"),
+        ({"format": 1}, "has format 1, which .* no longer reads; build it"),
+    ],
+)
+def test_other_records_are_refused(tmp_path, record, message):
+    text = record if isinstance(record, str) else json.dumps(record)
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        generations.read(tmp_path)
+    assert (tmp_path / "index.json").read_text() == text
+
+
+def test_an_index_in_a_bucket_is_refused():
+    with pytest.raises(UserError, match="must be stored on this machine"):
+        generations.read("gs://bucket/index")
