@@ -27,7 +27,7 @@ from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.tabular import addresses
 from mixer_jax.service import opening, server
 from mixer_jax.service.batches.generations import Generations
-from mixer_jax.service.http import connections, pictures, uploads
+from mixer_jax.service.http import connections, context, pictures, uploads
 from mixer_jax.service.http.keys import Keys
 from mixer_jax.service.http.parameters import DEFAULT_K
 from mixer_jax.service.http.settings import DEFAULTS
@@ -346,8 +346,8 @@ def test_an_upload_during_shutdown_gets_a_response(shared, monkeypatch, caplog):
         thread.start()
         with socket.create_connection(listener.getsockname()) as client:
             client.sendall(
-                b"POST /v1/search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-                b"Content-Length: 9\r\n\r\n"
+                b"POST /v1/search HTTP/1.1\r\nHost: x\r\n"
+                b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
             )
             assert b"100 Continue" in client.recv(1000)  # it is being read
             servers[0].should_exit = True

@@ -106,7 +106,8 @@ class Histogram:
 def sample(name: str, labels: Mapping[str, str], value: float) -> str:
     """Returns one line of the text format."""
     pairs = ",".join(f'{key}="{_escaped(v)}"' for key, v in labels.items())
-    return f"{name}{{{pairs}}} {value:g}" if pairs else f"{name} {value:g}"
+    shown = f"{value:.15g}"
+    return f"{name}{{{pairs}}} {shown}" if pairs else f"{name} {shown}"
 
 
 def _escaped(value: str) -> str:

@@ -150,7 +150,7 @@ class Recorder:
     def _run(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
             work(*arguments)
-        except OSError as error:
+        except Exception as error:  # A search must not fail for it.
             self.on_loss()
             if not self._is_reported:
                 reason = files.reason(error)
@@ -185,7 +185,7 @@ class Recorder:
 
     def _current(self) -> IO[str]:
         """Returns the open file of this day."""
-        day = f"{datetime.datetime.now(datetime.UTC):%Y%m%d}"
+        day = _today()
         if self._file is not None:
             if day == self._day and self._file.tell() < self._max_bytes:
                 return self._file
@@ -227,6 +227,10 @@ class Recorder:
             self._file.close()
             self._file = None
         self._write_table()
+
+
+def _today() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%d}"
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
