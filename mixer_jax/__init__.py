@@ -7,6 +7,11 @@
     documents = model.embed_documents(["shoe.jpg", None], [None, "a red shoe"])
     cosines = queries @ documents.T
 
+    index = mixer_jax.open_index("shop", model)
+    index.upsert(["1"], images=["shoe.jpg"], fields=[{"brand": "acme"}])
+    for hit in index.search("photo.jpg", k=10, where={"brand": "acme"}):
+        print(hit.id, hit.score, hit.text)
+
 Public names are imported on first use, so that importing the package is fast
 and initializes no device.
 """
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from mixer_jax.retrieval.model import Model, load
     from mixer_jax.retrieval.zero_shot import from_encoders
     from mixer_jax.runtime.errors import UserError
+    from mixer_jax.service.items import Hit, Index
+    from mixer_jax.service.opening import open_index
 
 # `sys.argv` is ["-m"] while Python locates the module of `python -m`. From here
 # on, signals interrupt a command of this package.
@@ -31,19 +38,25 @@ if sys.argv[:1] == ["-m"]:
 
 # The module of each public name.
 _MODULES = {
+    "Hit": "mixer_jax.service.items",
+    "Index": "mixer_jax.service.items",
     "Model": "mixer_jax.retrieval.model",
     "UserError": "mixer_jax.runtime.errors",
     "find_categories": "mixer_jax.api",
     "from_encoders": "mixer_jax.retrieval.zero_shot",
     "load": "mixer_jax.retrieval.model",
+    "open_index": "mixer_jax.service.opening",
     "train": "mixer_jax.api",
 }
 __all__ = [
+    "Hit",
+    "Index",
     "Model",
     "UserError",
     "find_categories",
     "from_encoders",
     "load",
+    "open_index",
     "train",
 ]
 

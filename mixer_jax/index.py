@@ -1,56 +1,80 @@
-"""Builds a search index from the documents of a sample table.
+"""Builds and changes a search index: a folder of items with embeddings.
 
-    python -m mixer_jax.index --workdir=runs/quickstart/stage3 \
+    python -m mixer_jax.index build --workdir=runs/quickstart/stage3 \
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
 
-The workdir is that of a stage, or of a curriculum, whose last stage is used. An
-existing index is replaced. Search the index with `python -m mixer_jax.serve`.
+Other forms: add, delete, info, rebuild, export; `FORM --help` lists options.
+Search an index with `python -m mixer_jax.serve`.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from mixer_jax.data.tables import table
-from mixer_jax.retrieval import folders, index
-from mixer_jax.runtime import command, numbers, parsing, terminal
-from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import command, terminal
+from mixer_jax.service import building, exporting, forms, rebuilding, upkeep
+from mixer_jax.service.stores import fields as fields_lib
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = parsing.for_command("mixer_jax.index", __doc__)
-    add = parser.add_argument
-    add("--workdir", required=True, help="workdir of a run, or a bundle")
-    add("--table", required=True, help="the sample table")
-    add("--out", required=True, help="the folder to write")
-    add("--split", default="", help="split to index (default: all)")
-    batch = "documents per batch"
-    add("--batch-size", type=numbers.batch_size, default=256, help=batch)
-    add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
-    given = parser.parse_args(arguments)
-    return command.run(lambda: _index(given))
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return command.run(lambda: _run(arguments))
 
 
-def _index(given: argparse.Namespace) -> None:
-    with folders.owned(given.out, index.KIND):
-        built, skipped = index.build(
-            given.workdir,
-            given.table,
-            mesh_lib.make_mesh(),
-            given.split,
-            given.batch_size,
-            given.max_skipped,
-        )
-        index.save(built, given.out)
-    if skipped.count:
-        terminal.say("\n  ".join([str(skipped), *skipped.examples]))
-    count, dim = built.embeddings.shape
+def _run(arguments: list[str]) -> None:
+    form = arguments[0] if arguments else ""
+    if form in ("-h", "--help"):
+        terminal.say(f"{__doc__}\nForms:\n\n{forms.listing()}")
+        return
+    given = vars(forms.make_parser(form).parse_args(arguments[1:]))
+    _WORK[form](**given)
+
+
+def _build(*, out: str, fields: str = "", **options: Any) -> None:
+    kinds = fields_lib.parse(fields) if fields else {}
+    summary = building.build(out, kinds=kinds, **options)
+    _report(summary)
+    terminal.say(f"Wrote an index of {summary} to {out}")
+
+
+def _add(*, index: str, **options: Any) -> None:
+    summary = building.add(index, **options)
+    _report(summary)
+    same = summary.rows - summary.written - summary.skipped.count
     terminal.say(
-        f"Wrote an index of {count} documents (vectors with {dim} elements) to "
-        f"{given.out}"
+        f"Added or changed {summary.written} rows, {same} were unchanged; the "
+        f"index {index} has {summary}"
     )
 
+
+def _report(summary: building.Summary) -> None:
+    if summary.skipped.count:
+        terminal.say(summary.skipped.with_examples())
+
+
+def _delete(*, index: str, id: Sequence[str] = (), ids: str = "") -> None:
+    deleted, unknown = upkeep.delete(index, id, ids or None)
+    terminal.say(f"Deleted {deleted} items; {unknown} IDs were not in {index}")
+
+
+def _info(*, index: str) -> None:
+    terminal.say(*upkeep.describe(index))
+
+
+def _rebuild(*, index: str, workdir: str, **options: Any) -> None:
+    count, copies = rebuilding.rebuild(index, workdir, **options)
+    terminal.say(f"Embedded {count} items of {index} with {workdir}")
+    if copies:
+        terminal.say(f"{copies} pictures were missing; used their thumbnails")
+
+
+def _export(*, index: str, out: str) -> None:
+    terminal.say(f"Wrote {exporting.export(index, out)} rows to {out}")
+
+
+_WORK = dict(build=_build, add=_add, delete=_delete, info=_info)
+_WORK |= dict(rebuild=_rebuild, export=_export)
 
 if __name__ == "__main__":
     sys.exit(main())

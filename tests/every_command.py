@@ -64,7 +64,7 @@ COMMANDS = {
     "index": Command(
         index.main,
         lambda i, out: (
-            [f"--workdir={i.run}/stage2", f"--table={i.table}"]
+            ["build", f"--workdir={i.run}/stage2", f"--table={i.table}"]
             + [f"--out={out}"]
         ),
         "made",

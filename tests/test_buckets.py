@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mixer_jax import embed, evaluate, export, index, report
-from mixer_jax.retrieval import index as index_lib
 from mixer_jax.retrieval import runs
-from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.service import opening
 
 
 @pytest.fixture
@@ -49,18 +48,20 @@ def test_embeddings_index_and_proxies_are_written_locally(
     table = f"--table={colors[0] / 'colors.csv'}"
     stage = f"--workdir={run}/stage2"
     assert embed.main([stage, table, f"--out={tmp_path / 'made.npz'}"]) == 0
-    assert index.main([stage, table, f"--out={tmp_path / 'index'}"]) == 0
+    assert (
+        index.main(["build", stage, table, f"--out={tmp_path / 'index'}"]) == 0
+    )
     proxies = [stage, f"--out={tmp_path / 'proxies'}", "--to=proxies"]
     assert export.main(proxies) == 0
-    made = index_lib.load(tmp_path / "index")
-    assert str(made.workdir) == f"{run}/stage2"
-    assert index_lib.load_model(made, make_mesh()).step == 4
+    with opening.open_with(tmp_path / "index") as made:
+        assert str(opening.find_model(made.store)) == f"{run}/stage2"
+        assert made.model.step == 4
     assert np.load(tmp_path / "proxies" / "proxies.npy").shape == (2, 3)
-    for command, out in (
-        (embed.main, f"{run}/made.npz"),
-        (index.main, f"{run}/index"),
+    for command, arguments in (
+        (embed.main, [f"--out={run}/made.npz"]),
+        (index.main, ["build", f"--out={run}/index"]),
     ):
-        assert command([stage, table, f"--out={out}"]) == 2
+        assert command([*arguments, stage, table]) == 2
         assert "must be stored on this machine" in capsys.readouterr().err
 
 

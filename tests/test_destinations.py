@@ -159,7 +159,7 @@ def test_full_disk_keeps_existing_files(
     assert dict(every_command.contents(disk)) == before
 
 
-@pytest.mark.parametrize("name", ["embed", "evaluate", "index", "report"])
+@pytest.mark.parametrize("name", ["embed", "evaluate", "report"])
 def test_result_is_rescued_if_the_disk_fills_up(
     name, inputs, disk, tmp_path, capsys, monkeypatch
 ):

@@ -2,47 +2,98 @@
 
 import re
 
+import pandas as pd
+import pytest
+
 from mixer_jax import index
-from mixer_jax.retrieval import index as index_lib
+from mixer_jax.service.stores.local import LocalStore
 
 
-def test_table_is_indexed(color_run, colors, tmp_path, capsys):
-    arguments = [
+@pytest.fixture
+def build(color_run, colors, tmp_path):
+    """Returns the arguments that build an index in `tmp_path / "index"`."""
+    return [
+        "build",
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
         f"--out={tmp_path / 'index'}",
+        "--batch-size=8",
     ]
-    assert index.main([*arguments, "--batch-size=8"]) == 0
+
+
+@pytest.fixture
+def at(tmp_path):
+    return f"--index={tmp_path / 'index'}"
+
+
+def test_table_is_indexed(build, tmp_path, capsys):
+    assert index.main(build) == 0
     output = capsys.readouterr().out
-    assert "index of 12 documents (vectors with 3 elements) to " in output
-    assert index.main([*arguments, "--split=train"]) == 0
-    assert len(index_lib.load(tmp_path / "index").documents) == 4
+    assert "index of 12 items (vectors with 3 elements) to " in output
+    assert index.main([*build, "--split=train"]) == 0
+    with LocalStore.open(tmp_path / "index") as store:
+        assert store.count() == 4
 
 
-def test_invalid_arguments_are_rejected(color_run, colors, tmp_path, capsys):
-    run = f"--workdir={color_run}"
-    table = f"--table={colors[0] / 'colors.csv'}"
-    out = f"--out={tmp_path / 'index'}"
+def test_every_form_works(build, at, colors, tmp_path, capsys):
+    root, _ = colors
+    assert index.main([*build, "--storage=f16", "--thumbnails=8"]) == 0
+    (root / "red_document_forward.png").write_bytes(
+        (root / "blue_document_forward.png").read_bytes()
+    )
+    capsys.readouterr()
+    assert index.main(["add", at, build[2]]) == 0
+    output = capsys.readouterr().out
+    assert "Added or changed 1 rows, 11 were unchanged" in output
+    ids = tmp_path / "ids.txt"
+    ids.write_text("gray_document_forward\nnone\n")
+    given = ["--id=red_document_reverse", "--id=no", f"--ids={ids}"]
+    assert index.main(["delete", at, *given]) == 0
+    assert "Deleted 2 items; 2 IDs were not in" in capsys.readouterr().out
+    assert index.main(["info", at]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"items: +10\n", output)
+    assert re.search(r"stored as: +f16, cosines off by at most 0", output)
+    assert index.main(["rebuild", at, build[1], "--storage=f32"]) == 0
+    assert "Embedded 10 items of" in capsys.readouterr().out
+    out = tmp_path / "all.parquet"
+    assert index.main(["export", at, f"--out={out}"]) == 0
+    assert "Wrote 10 rows to" in capsys.readouterr().out
+    assert len(pd.read_parquet(out)) == 10
+
+
+def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):
+    form, run, table, out, _ = build
     for arguments, message in (
-        ([run, table, f"--out={colors[0]}"], "has contents other than"),
-        ([run, "--table=no.csv", out], "no.csv"),
-        ([f"--workdir={tmp_path / 'no'}", table, out], "no trained stage"),
-        ([run, table, out, "--split=no"], "'no'"),
+        ([form, run, table, f"--out={colors[0]}"], "has contents other than"),
+        ([form, run, "--table=no.csv", out], "no.csv"),
+        ([form, f"--workdir={tmp_path / 'no'}", table, out], "no trained sta"),
+        ([*build, "--split=no"], "'no'"),
+        ([*build, "--fields=a:b"], "cannot have the kind 'b'"),
+        ([form, table, out], "--workdir=FOLDER"),
+        ([form, run, out], "--table=FILE"),
+        (["bild"], "did you mean 'build'? Its forms are build, add"),
+        ([], "There is no form ''"),
+        (["info", at], "no index in"),
+        (["delete", at], "--id=ID"),
+        (["delete", at, f"--ids={tmp_path}"], "file of IDs"),
+        (["export", at, "--out=x.csv"], "does not end in .parquet"),
     ):
         assert index.main(arguments) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error
+        assert "Traceback" not in error
     assert not (tmp_path / "index").exists()
 
 
-def test_suggested_remedy_works(color_run, colors, tmp_path, capsys):
-    root, _ = colors
-    (root / "red_document_forward.png").write_bytes(b"nothing")
-    arguments = [
-        f"--workdir={color_run}",
-        f"--table={root / 'colors.csv'}",
-        f"--out={tmp_path / 'index'}",
-    ]
-    assert index.main(arguments) == 2
+def test_help_lists_the_forms(capsys):
+    assert index.main(["--help"]) == 0
+    assert "rebuild  embeds the items" in capsys.readouterr().out
+
+
+def test_suggested_remedy_works(build, colors, capsys):
+    (colors[0] / "red_document_forward.png").write_bytes(b"nothing")
+    assert index.main(build) == 2
     error = capsys.readouterr().err
     remedy = re.search(r"raise --max-skipped to (\S+)\.\n", error)
-    assert index.main([*arguments, f"--max-skipped={remedy[1]}"]) == 0
+    assert index.main([*build, f"--max-skipped={remedy[1]}"]) == 0

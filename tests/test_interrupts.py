@@ -120,7 +120,8 @@ def test_server_is_interrupted_before_and_stopped_while_serving(
     color_run, colors, tmp_path, monkeypatch, capsys
 ):
     """While it serves, an interrupt stops it, and it exits with code 0."""
-    arguments = [f"--workdir={color_run}/stage2", f"--out={tmp_path}/index"]
+    arguments = ["build", f"--workdir={color_run}/stage2"]
+    arguments.append(f"--out={tmp_path}/index")
     arguments.append(f"--table={colors[0]}/colors.csv")
     assert index.main(arguments) == 0
     arguments = [f"--index={tmp_path}/index", "--port=0"]

@@ -13,7 +13,7 @@ from mixer_jax.runtime.ownership import folder_lock, replacing
 from tests import every_command
 
 COMMANDS = {
-    "index": ["--workdir=run", "--table=table.csv", "--out={}"],
+    "index": ["build", "--workdir=run", "--table=table.csv", "--out={}"],
     "export": ["--workdir=run", "--out={}"],
     "export huggingface": ["--workdir=run", "--to=huggingface", "--out={}"],
     "categorize": ["--log=log", "--out={}"],

@@ -4,11 +4,13 @@ import pytest
 
 from mixer_jax.data.stream import text
 from mixer_jax.models.weights import originals
-from mixer_jax.retrieval import bundle, index, runs
+from mixer_jax.retrieval import bundle, runs
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.tabular import tables
+from mixer_jax.service import building
+from mixer_jax.service.stores.local import LocalStore
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checkpoints, workdir
 
@@ -51,11 +53,12 @@ def test_pointers_in_indexes_and_bundles_are_rejected(
     color_run, colors, tmp_path
 ):
     mesh = make_mesh()
-    made, _ = index.build(color_run, colors[0] / "colors.csv", mesh)
-    index.save(made, tmp_path / "index")
-    (tmp_path / "index" / "embeddings.npy").write_text(POINTER)
-    with error_for("embeddings.npy"):
-        index.load(tmp_path / "index")
+    table = colors[0] / "colors.csv"
+    building.build(tmp_path / "index", workdir=color_run, table=table)
+    for name in ("items-1.sqlite", "index.json"):
+        (tmp_path / "index" / name).write_text(POINTER)
+        with error_for(name):
+            LocalStore.open(tmp_path / "index")
     bundle.write(runs.load(color_run / "stage2", mesh), tmp_path / "bundle")
     (tmp_path / "bundle" / "model.safetensors").write_text(POINTER)
     with error_for("model.safetensors"):

@@ -10,6 +10,7 @@ import pytest
 
 import mixer_jax
 from mixer_jax.data import read, readers
+from mixer_jax.service import forms
 
 ROOT = pathlib.Path(mixer_jax.__file__).parent
 OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
@@ -21,7 +22,7 @@ REACHED = {
     "categories.tables": {"categorize"},
     "runtime.ownership.replacing": {"categorize", "categories.aggregate"},
     "runtime.processes": {"main"},
-    "retrieval.index": {"serve"},
+    "service.opening": {"serve"},
     "retrieval.places": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
     "training.checkpoint.failed_saves": {"main"},
@@ -30,6 +31,7 @@ REACHED = {
     "training.loop": {"main"},
     "training.origins": {"main"},
     "training.checkpoint.workdir": {"main"},
+    "retrieval.rows_file": {"evaluate"},
     "retrieval.runs": {"evaluate"},
     "experiments.measure": {"evaluate", "report"},
     "retrieval.evaluate": {"evaluate"},
@@ -126,6 +128,9 @@ def options(command, monkeypatch):
     }
     if command == "data.read":
         parsers = [read.make_parser(name) for name in readers.FORMATS]
+    elif command == "index":
+        parsers = [forms.make_parser(name) for name in forms.FORMS]
+    if command in ("data.read", "index"):
         strings = {o for one in parsers for o in one._option_string_actions}
         return {option.lstrip("-") for option in strings}
     if found:

@@ -12,11 +12,13 @@ import pytest
 from mixer_jax import index, serve
 from mixer_jax.data.images import memory
 from mixer_jax.service import server
+from mixer_jax.service.stores.local import LocalStore
 
 
 @pytest.fixture
 def folder(color_run, colors, tmp_path):
     arguments = [
+        "build",
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
         f"--out={tmp_path / 'index'}",
@@ -31,7 +33,7 @@ def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
 
     def ask(url):
         # Wait for the server, then stop it as Ctrl-C does.
-        with urllib.request.urlopen(f"{url}/search?k=2", picture) as answer:
+        with urllib.request.urlopen(f"{url}/v1/search?k=2", picture) as answer:
             answers.append(json.load(answer))
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -45,9 +47,9 @@ def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
     monkeypatch.setattr(server, "listen", listen)
     assert serve.main([f"--index={folder}", "--port=0"]) == 0
     output = capsys.readouterr().out
-    assert "Serving 12 documents at http://127.0.0.1:" in output
+    assert "Serving 12 items at http://127.0.0.1:" in output
     assert "Stopped." in output
-    found = [result["category_id"] for result in answers[0]["results"]]
+    found = [result["category"] for result in answers[0]["results"]]
     assert found == ["green", "green"]
 
 
@@ -70,20 +72,24 @@ def test_invalid_arguments_are_rejected(folder, tmp_path, monkeypatch, capsys):
         ):
             assert serve.main(arguments) == 2
             assert message in capsys.readouterr().err
-    metadata = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps(metadata | {"step": 3}))
-    assert serve.main([f"--index={folder}", "--port=0"]) == 2
-    assert "rebuild the index" in capsys.readouterr().err
+    other = f"--workdir={tmp_path / 'run' / 'stage1'}"
+    with LocalStore.open(folder) as store:
+        store._database.set(fingerprint="another")
+    assert serve.main([f"--index={folder}", "--port=0", other]) == 2
+    assert "embed the items again" in capsys.readouterr().err
 
 
-def test_an_index_of_a_newer_format_is_refused(folder, capsys):
-    metadata = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps(metadata | {"format": 2}))
-    # If the index were not refused, the port would be.
-    assert serve.main([f"--index={folder}", "--port=70000"]) == 2
-    error = capsys.readouterr().err
-    assert f"error: The index in {folder} has format 2, but" in error
-    assert "Traceback" not in error
+def test_an_index_of_another_format_is_refused(folder, capsys):
+    for format, message in ((3, "has format 3, but"), (1, "no longer reads")):
+        metadata = json.loads((folder / "index.json").read_text())
+        text = json.dumps(metadata | {"format": format})
+        (folder / "index.json").write_text(text)
+        # If the index were not refused, the port would be.
+        assert serve.main([f"--index={folder}", "--port=70000"]) == 2
+        error = capsys.readouterr().err
+        assert f"error: The index in {folder} " in error
+        assert message in error
+        assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(

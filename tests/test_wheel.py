@@ -109,7 +109,7 @@ def test_commands_and_readme_example_run(data):
     script = readme.replace("runs/quickstart", "bundle")
     _run(data, "-c", script + "assert cosines.shape == (1, 2)")
     made = ["--table=t.csv", "--out=index"]
-    _run(data, "-m", "mixer_jax.index", "--workdir=run", *made)
+    _run(data, "-m", "mixer_jax.index", "build", "--workdir=run", *made)
     _serve(data)
 
 

@@ -13,9 +13,8 @@ import pytest
 import mixer_jax
 from mixer_jax import embed, evaluate, export, index, serve
 from mixer_jax.retrieval import bundle, model
-from mixer_jax.retrieval import index as index_lib
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.service import opening
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 
@@ -124,11 +123,13 @@ def test_every_command_refuses_a_newer_bundle(
 ):
     table = f"--table={colors[0] / 'colors.csv'}"
     model = f"--workdir={made}"
-    assert index.main([model, table, f"--out={tmp_path / 'index'}"]) == 0
+    assert (
+        index.main(["build", model, table, f"--out={tmp_path / 'index'}"]) == 0
+    )
     change_config(made, format=bundle.FORMAT + 1)
     for command, *arguments in (
         (embed, model, table, f"--out={tmp_path / 'out.npz'}"),
-        (index, model, table, f"--out={tmp_path / 'out'}"),
+        (index, "build", model, table, f"--out={tmp_path / 'out'}"),
         (evaluate, model, table, f"--out={tmp_path / 'out.json'}"),
         (export, model, f"--out={tmp_path / 'out'}"),
         (export, model, "--to=proxies", f"--out={tmp_path / 'out'}"),
@@ -276,11 +277,12 @@ def test_every_command_that_takes_a_model_accepts_a_bundle(
         out = tmp_path / name
         model = [f"--workdir={folder}", table]
         assert embed.main([*model, f"--out={out}.npz"]) == 0
-        assert index.main([*model, f"--out={out}"]) == 0
+        assert index.main(["build", *model, f"--out={out}"]) == 0
         assert evaluate.main([*model, f"--out={out}.json"]) == 0
         with np.load(f"{out}.npz") as arrays:
             results[name] = [arrays["document_embeddings"]]
-        results[name].append(np.load(out / "embeddings.npy"))
+        with opening.open_with(out) as opened:
+            results[name].append(_embeddings(opened))
         rows = json.loads(pathlib.Path(f"{out}.json").read_text())
         results[name].append([row["map"] for row in rows])
     for ours, theirs in zip(*results.values(), strict=True):
@@ -289,10 +291,16 @@ def test_every_command_that_takes_a_model_accepts_a_bundle(
     made.rename(tmp_path / "moved")
     shutil.rmtree(color_run)
     for name in ("ours", "theirs"):
-        found = index_lib.load(tmp_path / name, tmp_path / "moved")
-        index_lib.load_model(found, make_mesh())
+        given = {"workdir": tmp_path / "moved"}
+        with opening.open_with(tmp_path / name, **given) as opened:
+            assert opened.model.step == 4
     assert evaluate.main([f"--workdir={tmp_path / 'moved'}"]) == 2
     assert "with --table=PATH" in capsys.readouterr().err
+
+
+def _embeddings(index):
+    (items,) = index.store.iterate(100)
+    return np.stack([item.vectors[0].embedding for item in items])
 
 
 def test_a_deeply_nested_config_raises_an_error(made):

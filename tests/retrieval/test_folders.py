@@ -17,7 +17,6 @@ from mixer_jax.retrieval import (
     export,
     export_encoders,
     folders,
-    index,
 )
 from mixer_jax.runtime.errors import LostError, UserError
 from mixer_jax.runtime.ownership import guards
@@ -276,8 +275,11 @@ def test_a_generation_is_kept_while_it_is_read(tmp_path):
     assert names(tmp_path / "one") == ["mark", "second"]
 
 
+INDEX = folders.Kind(
+    "index", "index.json", ("index.json",), "index.json", ("format", "items")
+)
 FOREIGN = {
-    "index": (index.KIND, {"index.json": '{"pages": []}'}),
+    "index": (INDEX, {"index.json": '{"pages": []}'}),
     "bundle": (
         bundle.KIND,
         {
@@ -305,9 +307,9 @@ def test_files_of_another_program_are_not_replaced(tmp_path, name):
 
 
 def test_a_damaged_folder_of_this_kind_may_be_replaced(tmp_path):
-    for name in index.KIND.names:
+    for name in INDEX.names:
         (tmp_path / name).write_text('{"workdir": ')
-    folders.check(tmp_path, index.KIND)
+    folders.check(tmp_path, INDEX)
 
 
 def test_a_folder_without_the_record_is_not_replaced(tmp_path):
@@ -337,7 +339,7 @@ def test_a_folder_without_the_record_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", [bundle.KIND, export.KIND, export_encoders.KIND, index.KIND]
+    "kind", [bundle.KIND, export.KIND, export_encoders.KIND, INDEX]
 )
 def test_folders_of_encoders_or_web_pages_are_not_replaced(tmp_path, kind):
     for name in kind.names:

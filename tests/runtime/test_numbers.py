@@ -9,7 +9,7 @@ RUN = ["--workdir=w", "--table=t.csv", "--out=o.npz"]
 # The required arguments of each command.
 REQUIRED = {
     "mixer_jax.embed": RUN,
-    "mixer_jax.index": RUN,
+    "mixer_jax.index": ["build", *RUN],
     "mixer_jax.evaluate": ["--workdir=w"],
     "mixer_jax.report": ["--workdir=w"],
     "mixer_jax.categorize": ["--log=l", "--out=o"],

@@ -12,8 +12,8 @@ from mixer_jax import categorize, index
 from mixer_jax.data import check, prepare
 from mixer_jax.data.prepared import opening, shards
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import index as index_lib
 from mixer_jax.runtime.tabular import boxes, tables
+from mixer_jax.service import opening as indexes
 from mixer_jax.service.http import pictures
 from mixer_jax.training import inputs
 from tests import inline_images, measured, shop
@@ -130,13 +130,11 @@ def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     ]
     assert results[0] == results[1]
     given = [f"--table={path}", f"--workdir={stage}"]
-    assert index.main([*given, f"--out={tmp_path / 'index'}"]) == 0
-    made = index_lib.load(tmp_path / "index")
-    shown = pictures.respond(made.images, made.documents["image"][0], 0)
-    assert shown.media_type == "image/webp"
-    assert not index_lib.places.check_images(
-        made.images, made.pictures, made.sizes
-    )
+    assert index.main(["build", *given, f"--out={tmp_path / 'index'}"]) == 0
+    with indexes.open_with(tmp_path / "index") as made:
+        shown = pictures.respond(made.path_of(made.store.images()[0]), b"", "a")
+        assert shown.media_type == "image/webp"
+        assert not indexes.check_images(made)
 
 
 def test_categories_are_found_and_trained_on(tmp_path, monkeypatch):

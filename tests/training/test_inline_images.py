@@ -15,10 +15,9 @@ from mixer_jax import api, categorize, evaluate, index, report
 from mixer_jax.data import check, prepare
 from mixer_jax.data.prepared import build, opening, shards
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import index as index_lib
-from mixer_jax.retrieval import places
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import image_reader, references, tables
+from mixer_jax.service import opening as indexes
 from mixer_jax.training import inputs
 from tests import inline_images, measured, shop
 from tests.data.prepared.samples import files_named
@@ -187,12 +186,13 @@ def test_reports_and_indexes_show_the_pictures(color_run, colors, tmp_path):
     assert out.read_text().count("data:image/webp") > 4
     out = tmp_path / "index"
     given = [f"--table={path}", f"--workdir={color_run}/stage2"]
-    assert index.main([*given, f"--out={out}"]) == 0
-    made = index_lib.load(out)
-    assert made.documents["image"].map(references.parse).notna().all()
-    names = made.documents["image"].tolist()
-    assert not places.check_images(made.images, names, made.sizes)
-    assert made.images == root
+    assert index.main(["build", *given, f"--out={out}"]) == 0
+    with indexes.open_with(out) as made:
+        names = made.store.images()
+        assert len(names) == 12
+        assert all(map(references.parse, names))
+        assert not indexes.check_images(made)
+        assert made.images == root
 
 
 def test_categories_are_found_and_trained_on(tmp_path, monkeypatch):

@@ -44,15 +44,11 @@ def _check_texts(item: Item) -> None:
         )
     values = [one for one in item.fields.values() if isinstance(one, str)]
     for text in (item.id, item.text, item.group, item.category, *values):
-        try:
-            if "\0" in text:
-                raise ValueError("a null character")
-            text.encode()
-        except ValueError as error:
+        if not fields.is_storable(text):
             raise UserError(
-                f"Item {quoted(item.id)} has a text that cannot be stored "
-                f"({error}); remove null characters and lone surrogates."
-            ) from error
+                f"Item {quoted(item.id)} has a text that cannot be stored, "
+                f"{quoted(text)}; remove null characters and lone surrogates."
+            )
 
 
 def _check_embeddings(items: Sequence[Item], dim: int) -> None:

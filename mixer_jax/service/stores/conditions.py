@@ -98,3 +98,8 @@ def _check(name: str, value: Any, kind: str) -> None:
             f"Field {name!r} is a {kind}; it cannot be compared with "
             f"{quoted(value)}."
         )
+    if kind == fields.TEXT and not fields.is_storable(value):
+        raise UserError(
+            f"Field {name!r} cannot be compared with {quoted(value)}, which "
+            "has a null character or a lone surrogate."
+        )

@@ -71,6 +71,15 @@ def kind_of(value: Any) -> str:
     return NUMBER if is_number and abs(value) < 2**63 else ""
 
 
+def is_storable(text: str) -> bool:
+    """Returns whether SQLite can store and compare a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def find(name: str, declared: Mapping[str, str]) -> str:
     """Returns the kind of a field.
 

@@ -29,6 +29,10 @@ _NAME = re.compile(r"items-([1-9][0-9]{0,17})\.sqlite")
 _REMEDY = "build it again in another folder"
 
 
+class _UnreadableError(UserError):
+    """Error for an index that is whole, but of an old format or unfinished."""
+
+
 def read(folder: str | os.PathLike) -> pathlib.Path:
     """Returns the file of the current generation.
 
@@ -43,32 +47,36 @@ def read(folder: str | os.PathLike) -> pathlib.Path:
             "mixer_jax.index build."
         )
     try:
-        found = files.read_record(
-            record, FORMAT, f"The index in {folder}", _REMEDY
-        )
-        if found["format"] < FORMAT:
-            raise NewerFormatError(
-                f"The index in {folder} has format {found['format']}, which "
-                f"this version of mixer_jax no longer reads; {_REMEDY}, with "
-                "python -m mixer_jax.index build."
-            )
-        name = found.get("items")
-        if name == "":
-            raise NewerFormatError(
-                f"The index in {folder} is not complete; repeat the command "
-                "that builds it, which resumes."
-            )
-        # Never open or remove files that no writer has created.
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a file of items")
-    except NewerFormatError:
+        return folder / _read_name(record)
+    except (NewerFormatError, _UnreadableError):
         raise
     except (OSError, ValueError) as error:
         files.check_fetched(record)
         raise UserError(
             f"The index in {folder} is damaged ({error}); {database.REMEDY}."
         ) from error
-    return folder / name
+
+
+def _read_name(record: pathlib.Path) -> str:
+    """Returns the name of the current file; raises if there is none."""
+    subject = f"The index in {record.parent}"
+    found = files.read_record(record, FORMAT, subject, _REMEDY)
+    if found["format"] < FORMAT:
+        raise _UnreadableError(
+            f"{subject} has format {found['format']}, which this version of "
+            f"mixer_jax no longer reads; {_REMEDY}, with python -m "
+            "mixer_jax.index build."
+        )
+    name = found.get("items")
+    if name == "":
+        raise _UnreadableError(
+            f"{subject} is not complete; repeat the command that builds it, "
+            "which resumes."
+        )
+    # Never open or remove files that no writer has created.
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a file of items")
+    return name
 
 
 def begin(
@@ -98,15 +106,19 @@ def begin(
     path = folder / f"items-{last + 1}.sqlite"
     _remove(path)
     try:
-        first = 1
-        if current:
-            with using(folder / current) as old, old.reading() as connection:
-                first += database.last_numbers(connection)[0]
-        database.create(path, properties, first)
+        database.create(path, properties, _first_number(folder, current))
     except BaseException:
         _remove(path)
         raise
     return path
+
+
+def _first_number(folder: pathlib.Path, current: str) -> int:
+    """Returns a number for the first vector that no other one has had."""
+    if not current:
+        return 1
+    with using(folder / current) as old, old.reading() as connection:
+        return database.last_numbers(connection)[0] + 1
 
 
 def switch(path: pathlib.Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from mixer_jax.retrieval import places
 from mixer_jax.runtime import arrays
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.stores import (
@@ -66,6 +67,8 @@ class LocalStore:
             self.fingerprint = str(found["fingerprint"])
             self.thumbnails = int(found["thumbnails"])
             encoding.size(self.dim, self.storage)
+            for name in ("model", "images"):
+                places.load(found.get(name, []), self.path.parent)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"The index in {self.path.parent} is damaged (a property is "

@@ -39,7 +39,7 @@ def rows(
     found = connection.execute(
         'SELECT id, item, text, "group", category, fields FROM items '
         f"WHERE id {_GIVEN}",
-        [json.dumps(list(ids))],
+        [_as_json(ids)],
     )
     return {id: tuple(row) for id, *row in found}
 
@@ -51,7 +51,7 @@ def contents(
     found = connection.execute(
         f"SELECT id, content FROM items JOIN vectors USING (item) "
         f"WHERE id {_GIVEN}",
-        [json.dumps(list(ids))],
+        [_as_json(ids)],
     )
     by_id: dict[str, set[bytes]] = {}
     for id, content in found:
@@ -70,7 +70,7 @@ def items(
         "SELECT id, content, embedding, image, coalesce(thumbnail, x'') "
         "FROM items JOIN vectors USING (item) LEFT JOIN pictures USING (number)"
         f" WHERE id {_GIVEN} ORDER BY number",
-        [json.dumps(list(ids))],
+        [_as_json(ids)],
     )
     for id, content, blob, image, thumbnail in found:
         one = Vector(content, decode(blob), image, thumbnail)
@@ -93,6 +93,11 @@ def ids_after(
         "SELECT id FROM items WHERE id > ? ORDER BY id LIMIT ?", [last, limit]
     )
     return [id for (id,) in found]
+
+
+def _as_json(ids: Sequence[str]) -> str:
+    # SQLite would end an ID at a null character, and find another item.
+    return json.dumps([one for one in ids if "\0" not in one])
 
 
 def hits(

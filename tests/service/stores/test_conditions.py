@@ -85,6 +85,8 @@ def test_items_are_selected(find, where, found):
         ({"price": {}}, 'a range has "min"'),
         ({"new": {"min": False}}, "cannot have a range"),
         ({"brand": None}, "cannot be compared with None"),
+        ({"brand": "acme\0"}, "null character"),
+        ({"brand": ["\ud800"]}, "lone surrogate"),
         ("brand", "where is a str"),
     ],
 )

@@ -1,0 +1,245 @@
+"""Builds indexes from sample tables and embeddings, and adds rows to them."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from mixer_jax.data.tables import table
+from mixer_jax.retrieval import bundle, folders
+from mixer_jax.retrieval.model import load_trained
+from mixer_jax.retrieval.sharded import skips
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import progress, results, terminal
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import opening, sources, writing
+from mixer_jax.service.sources import Source
+from mixer_jax.service.stores import encoding, generations
+from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.training.checkpoint.checkpoints import Trained
+
+_ROW = 600  # bytes per item besides its embedding and thumbnail
+_THUMBNAIL = 0.1  # bytes per pixel
+
+
+class Summary(NamedTuple):
+    """What a build has done.
+
+    Attributes:
+      rows: the number of rows read.
+      written: the number of rows that were new or had changed.
+      skipped: the rows that were left out.
+      items: the number of items in the index.
+      dim: the number of elements of an embedding.
+    """
+
+    rows: int
+    written: int
+    skipped: table.Skipped
+    items: int
+    dim: int
+
+    def __str__(self) -> str:
+        """Returns the size of the index for a message."""
+        return f"{self.items} items (vectors with {self.dim} elements)"
+
+
+class Options(NamedTuple):
+    """What `build` and `add` have in common.
+
+    Attributes:
+      workdir: the workdir of the model, or a bundle; "" for none.
+      table: the sample table; "" for none.
+      embeddings: the folder or file of embeddings; "" to compute them.
+      split: the split to index; "" for all.
+      images: the folder of the pictures; "" for that of the table.
+      batch_size: the number of documents embedded at once.
+      max_skipped: the maximum share of documents with unreadable images; None
+        for the value in the model's config.
+    """
+
+    workdir: str = ""
+    table: str = ""
+    embeddings: str = ""
+    split: str = ""
+    images: str = ""
+    batch_size: int = 256
+    max_skipped: float | None = None
+
+
+def build(
+    out: str | os.PathLike,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    storage: str = "f32",
+    thumbnails: int = 0,
+    **given: Any,
+) -> Summary:
+    """Builds an index, which replaces an existing one when it is complete.
+
+    An interrupted build is continued by the same call.
+
+    Args:
+      out: the folder of the index.
+      kinds: the kinds of the fields, by name.
+      storage: how embeddings are stored; see `stores.encoding`.
+      thumbnails: the side of copies of the pictures, in pixels; 0 for none.
+      **given: what to index; see `Options`.
+
+    Raises:
+      UserError: if the model, the table or the embeddings are missing or
+        invalid, or too many images are unreadable.
+    """
+    options = Options(**given)
+    look = {"storage": storage, "thumbnails": thumbnails, "kinds": kinds or {}}
+    opening.describe(1, "", **look)
+    with folders.owned(out, generations.KIND):
+        trained = _load(options.workdir) if options.workdir else None
+        source = _open(options, look["kinds"], trained)
+        root = options.images or writing.common_root(source)
+        properties = _identify(source, trained, look) | opening.locate(
+            pathlib.Path(out), model=options.workdir or None, images=root
+        )
+        _require_room(out, source, properties)
+        with LocalStore.draft(out, properties) as store:
+            summary = _fill(store, source, trained, options, root)
+            store.publish()
+            return summary
+
+
+def _identify(
+    source: Source, trained: Trained | None, look: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the properties of an index, without those of `opening.locate`."""
+    if trained is None and not source.embeddings:
+        raise UserError(
+            "Embedding a table needs a model; name its workdir with "
+            "--workdir=FOLDER."
+        )
+    if trained is None:
+        found = opening.describe(source.dim, source.fingerprint, **look)
+        return found | {"source": source.key}
+    made_by, dim = bundle.fingerprint(trained), trained.config.model.dim
+    _check_embeddings(source, trained, made_by)
+    found = opening.describe(dim, made_by, **look)
+    return found | {"source": source.key, "step": trained.step}
+
+
+def add(folder: str | os.PathLike, **given: Any) -> Summary:
+    """Writes the rows of a table or of a file of embeddings to an index.
+
+    Rows whose image and text have not changed are not embedded again.
+
+    Args:
+      folder: the index.
+      **given: what to add; see `Options`. By default, the model and the
+        pictures are looked for where they were when the index was built.
+
+    Raises:
+      UserError: as in `build`, or if the model or the embeddings are not those
+        of the index.
+    """
+    options = Options(**given)
+    with LocalStore.open(folder) as store:
+        trained = None
+        if not options.embeddings:
+            opening.require_known(store)
+            place = options.workdir or opening.find_model(store)
+            trained = _load(place)
+            opening.check_model(store, bundle.fingerprint(trained))
+        source = _open(options, store.fields, trained)
+        if trained is None:
+            _check_source(store, source)
+        root = opening.find_images(store, options.images or None)
+        return _fill(store, source, trained, options, root)
+
+
+def _load(workdir: str | os.PathLike) -> Trained:
+    mesh = mesh_lib.make_mesh(jax.local_devices())
+    return load_trained(workdir, mesh)
+
+
+def _open(
+    options: Options, kinds: Mapping[str, str], trained: Trained | None
+) -> Source:
+    roots = "" if trained is None else trained.config.data.image_roots
+    return sources.open_source(
+        path=options.table or None,
+        embeddings=options.embeddings or None,
+        split=options.split,
+        kinds=kinds,
+        image_roots=roots,
+    )
+
+
+def _check_embeddings(source: Source, trained: Trained, made_by: str) -> None:
+    """Checks that embeddings may be those of a model."""
+    if source.fingerprint not in ("", made_by):
+        raise UserError(
+            f"The embeddings in {source.embeddings} are those of another model "
+            f"(fingerprint {source.fingerprint}); name its workdir, or leave "
+            "out --workdir."
+        )
+    if source.dim not in (0, trained.config.model.dim):
+        raise UserError(
+            f"The embeddings in {source.embeddings} have {source.dim} "
+            f"elements, but those of the model have "
+            f"{trained.config.model.dim}; leave out --workdir."
+        )
+
+
+def _check_source(store: LocalStore, source: Source) -> None:
+    """Checks that embeddings can be added to an index."""
+    if source.dim != store.dim:
+        raise UserError(
+            f"The embeddings in {source.embeddings} have {source.dim} "
+            f"elements, but those of the index have {store.dim}."
+        )
+    if source.fingerprint and source.fingerprint != store.fingerprint:
+        raise UserError(
+            f"The embeddings in {source.embeddings} are those of another model "
+            f"(fingerprint {source.fingerprint}) than those of the index "
+            f"({store.fingerprint or 'unknown'}); embed the rows with the "
+            "model of the index, or build a new index."
+        )
+
+
+def _require_room(
+    out: str | os.PathLike, source: Source, properties: Mapping
+) -> None:
+    vector = encoding.size(properties["dim"], properties["storage"])
+    picture = _THUMBNAIL * properties["thumbnails"] ** 2
+    need = source.total * (_ROW + vector + picture)
+    subject = f"An index of {source.total:,} rows"
+    message = results.require_room(out, need, subject)
+    terminal.say(message, console=terminal.Console(stderr=True))
+
+
+def _fill(
+    store: LocalStore,
+    source: Source,
+    trained: Trained | None,
+    options: Options,
+    root: str | os.PathLike | None,
+) -> Summary:
+    """Writes all rows of a source to a store."""
+    writer = writing.Writer(
+        store, source, trained, root=root, batch_size=options.batch_size
+    )
+    share = options.max_skipped
+    if share is None:
+        share = trained.config.data.max_skipped if trained else 0.0
+    limit = skips.Limit(source.path, source.total, share)
+    rows = written = 0
+    left_out = []
+    with progress.show("Indexing documents", source.total) as count:
+        for chunk in source.chunks():
+            done = writer.write(chunk)
+            left_out += done.skipped
+            limit.check(left_out)
+            rows, written = rows + len(chunk.frame), written + done.count
+            count(len(chunk.frame))
+    skipped = limit.describe(sorted(left_out))
+    return Summary(rows, written, skipped, store.count(), store.dim)

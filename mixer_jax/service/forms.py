@@ -1,0 +1,83 @@
+"""The forms of the command `mixer_jax.index`, and their options."""
+
+import argparse
+
+from mixer_jax.data.tables import table
+from mixer_jax.runtime import numbers, parsing
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
+from mixer_jax.service.stores import encoding
+
+_SOURCE = "workdir table embeddings split images batch-size max-skipped"
+# The options of each form; those with a star are required.
+_FORMS = {
+    "build": (
+        "builds an index, or replaces one when the new one is complete",
+        f"out* {_SOURCE} fields storage thumbnails",
+    ),
+    "add": ("adds and changes items of an index", f"index* {_SOURCE}"),
+    "delete": ("deletes items of an index", "index* id ids"),
+    "info": ("describes an index", "index*"),
+    "rebuild": (
+        "embeds the items of an index with another model",
+        "index* workdir* images storage batch-size",
+    ),
+    "export": ("writes an index to a Parquet file", "index* out*"),
+}
+FORMS = tuple(_FORMS)
+_OPTIONS = {
+    "index": {"help": "the folder of the index"},
+    "out": {"help": "the folder, or for export the Parquet file, to write"},
+    "workdir": {"help": "workdir of the model, or a bundle"},
+    "table": {"help": "the sample table"},
+    "embeddings": {
+        "help": "folder that mixer_jax.embed wrote, or a Parquet file with the "
+        "columns sample_id and embedding"
+    },
+    "split": {"help": "split to index (default: all)"},
+    "images": {"help": "folder of the pictures (default: that of the table)"},
+    "batch-size": {"type": numbers.batch_size, "help": "documents per batch"},
+    "max-skipped": {"type": numbers.share, "help": table.MAX_SKIPPED_HELP},
+    "fields": {"help": "columns to filter by, as in brand,price:number"},
+    "storage": {
+        "choices": tuple(encoding.STORAGES),
+        "help": "how embeddings are stored",
+    },
+    "thumbnails": {
+        "type": numbers.whole(0, 4096),
+        "help": "side of the copies of pictures in the index, in pixels "
+        "(default: 0, no copies)",
+    },
+    "id": {"action": "append", "help": "an item to delete; may be repeated"},
+    "ids": {"help": "file of the IDs of items to delete, one per line"},
+}
+
+
+def make_parser(form: str) -> argparse.ArgumentParser:
+    """Returns the argument parser of a form; options not given are absent.
+
+    Raises:
+      UserError: if there is no such form; suggests a similar one.
+    """
+    if form not in _FORMS:
+        hint = did_you_mean(form, _FORMS) or ""
+        raise UserError(
+            f"There is no form {form!r} of mixer_jax.index{hint or '.'} Its "
+            f"forms are {', '.join(_FORMS)}."
+        )
+    text, options = _FORMS[form]
+    parser = parsing.for_command(
+        f"mixer_jax.index {form}",
+        f"{text[0].upper()}{text[1:]}.",
+        argument_default=argparse.SUPPRESS,
+    )
+    for option in options.split():
+        name = option.rstrip("*")
+        required = option.endswith("*")
+        parser.add_argument(f"--{name}", required=required, **_OPTIONS[name])
+    return parser
+
+
+def listing() -> str:
+    """Returns a line per form."""
+    return "\n".join(f"  {name:8} {text}" for name, (text, _) in _FORMS.items())

@@ -1,0 +1,263 @@
+"""An open index: writes and finds items, by picture, text or vector."""
+
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mixer_jax.data.images.pictures import Picture
+from mixer_jax.data.tables import rules
+from mixer_jax.retrieval.model import Model
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import references
+from mixer_jax.runtime.text import quoted
+from mixer_jax.service import entries, queries
+from mixer_jax.service.stores import interface
+from mixer_jax.service.stores.interface import Item
+from mixer_jax.service.stores.local import LocalStore
+
+_ITEMS = 1024  # written per transaction
+
+
+class Hit(NamedTuple):
+    """An item that a search found.
+
+    Attributes:
+      id: the item's ID.
+      score: the cosine of the query and the item's best vector.
+      text: the item's text; "" if it has none.
+      group: its group; "" if it has none.
+      category: its category ID; "" if it has none.
+      fields: its fields by name.
+      image: the picture that fits best: its path, or the bytes of its
+        thumbnail, or None.
+    """
+
+    id: str
+    score: float
+    text: str
+    group: str
+    category: str
+    fields: Mapping[str, Any]
+    image: pathlib.Path | bytes | None
+
+
+class Index:
+    """Items to search, and the model that embeds them.
+
+    Instances are thread-safe. Several processes may use the same index: each
+    search sees everything that was written before it began.
+
+    Attributes:
+      store: the items; see `stores.interface.Store`.
+      images: the folder of the pictures; None if there is none.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        model: Model | None,
+        images: pathlib.Path | None,
+        load: Callable[[], Model],
+    ):
+        """Takes the parts of an index; see `opening.open_index`.
+
+        Args:
+          store: the items.
+          model: the model; None to load it when it is needed.
+          images: the folder of the pictures.
+          load: loads the model.
+        """
+        self.store, self.images = store, images
+        self._model, self._load = model, load
+
+    @property
+    def model(self) -> Model:
+        """The model; loaded on first use.
+
+        Raises:
+          UserError: if the index has no model, or it cannot be found.
+        """
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def __len__(self) -> int:
+        """Returns the number of items."""
+        return self.store.count()
+
+    def __enter__(self) -> "Index":
+        """Returns self."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the index."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the use of the index."""
+        self.store.close()
+
+    def flush(self) -> None:
+        """Copies what was written from the log, so that files can be copied."""
+        self.store.flush()
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        *,
+        images: Sequence[Any] | None = None,
+        texts: Sequence[str | None] | None = None,
+        vectors: Sequence[Any] | None = None,
+        fields: Sequence[Mapping[str, Any] | None] | None = None,
+        groups: Sequence[str | None] | None = None,
+        categories: Sequence[str | None] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        """Adds items, and replaces those with the same IDs.
+
+        When it returns, all items are on disk and found by the next search. If
+        it is interrupted, some of them may be. Items whose pictures and text
+        have not changed are not embedded again.
+
+        Args:
+          ids: N item IDs.
+          images: N pictures, see `Model.embed_queries`; a list of pictures for
+            an item with several, None for an item without.
+          texts: N texts; None or "" for an item without.
+          vectors: N embeddings f32 `[D]`, or `[n, D]` for an item with several,
+            instead of those of the model.
+          fields: N mappings of declared fields to values. If no fields are
+            declared, those of the first call are.
+          groups: N groups.
+          categories: N category IDs.
+          batch_size: the number of pictures and texts embedded at once.
+
+        Raises:
+          UserError: names the first item that is invalid.
+        """
+        given = entries.align(
+            ids,
+            images=images,
+            texts=texts,
+            vectors=vectors,
+            fields=fields,
+            groups=groups,
+            categories=categories,
+        )
+        if (kinds := entries.kinds(given)) and not self.store.fields:
+            self.store.declare(kinds)
+        for start in range(0, len(given), _ITEMS):
+            part = given[start : start + _ITEMS]
+            self.store.upsert(self._embed(part, batch_size))
+
+    def _embed(
+        self, given: Sequence[entries.Entry], batch_size: int
+    ) -> list[Item]:
+        loader = entries.Loader(self.images, self.store.thumbnails)
+        known = self.store.contents([one.id for one in given])
+        return entries.make_items(
+            [loader.load(one, known.get(one.id, ())) for one in given],
+            lambda images, texts: self.model.embed_documents(
+                images, texts, batch_size=batch_size
+            ),
+        )
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Removes items; returns how many existed."""
+        return self.store.delete(entries.check_ids(ids))
+
+    def get(self, id: str) -> Item | None:
+        """Returns an item with its vectors; None if it does not exist."""
+        return self.store.get([id])[0]
+
+    def search(
+        self,
+        picture: Picture | Sequence[Picture] | None = None,
+        *,
+        text: str | Sequence[str] | None = None,
+        vector: Any = None,
+        k: int = 10,
+        where: interface.Where | None = None,
+        offset: int = 0,
+        min_score: float | None = None,
+        group_by: str | None = None,
+    ) -> list[Any]:
+        """Finds the items nearest to a query, or to each of several.
+
+        A query is a picture, a text, both, or a vector. Lists of them, or an
+        array of vectors, are several queries.
+
+        Args:
+          picture: a picture, see `Model.embed_queries`, or a list of them.
+          text: a text, or a list of them.
+          vector: an embedding f32 `[D]`, or several, `[Q, D]`.
+          k: the maximum number of items per query.
+          where: conditions on fields, all of which must hold: a value, a list
+            of values, or a range, {"min": 1, "max": 5}.
+          offset: the number of nearest items to leave out, for further pages.
+          min_score: the minimum cosine.
+          group_by: a field; of the items with the same value, only the nearest
+            is returned.
+
+        Returns:
+          Hits, nearest first; for several queries, a list of hits for each.
+
+        Raises:
+          UserError: if the query or a condition is invalid.
+        """
+        _check_count("k", k, 1)
+        _check_count("offset", offset, 0)
+        embeddings, is_one = queries.embed(
+            lambda: self.model, picture, text, vector
+        )
+        found = self.store.search(
+            embeddings,
+            int(k),
+            where=where,
+            offset=int(offset),
+            min_score=min_score,
+            group_by=group_by,
+        )
+        shown = [[self._show(hit) for hit in one] for one in found]
+        return shown[0] if is_one else shown
+
+    def _show(self, hit: interface.Hit) -> Hit:
+        named = hit.text, hit.group, hit.category, hit.fields
+        return Hit(hit.id, hit.score, *named, self.picture(hit.number))
+
+    def picture(self, number: int) -> pathlib.Path | bytes | None:
+        """Returns a picture: its path, or the bytes of its thumbnail.
+
+        Args:
+          number: the number of a vector; see `interface.Hit`.
+
+        Returns:
+          None if there is no such vector, or it has no picture.
+        """
+        found = self.store.picture(number) if number >= 0 else None
+        if found is None:
+            return None
+        path = self.path_of(found.image)
+        if path is not None and os.path.isfile(references.file_of(path)):
+            return path
+        return found.thumbnail or path
+
+    def path_of(self, name: str) -> pathlib.Path | None:
+        """Returns the path of a picture; None if it is not in `images`."""
+        # An index from another source may name any file.
+        if self.images is None or not name or re.search(rules.OUTSIDE, name):
+            return None
+        return self.images / name
+
+
+def _check_count(name: str, value: Any, minimum: int) -> None:
+    is_count = isinstance(value, int | np.integer)
+    if not is_count or isinstance(value, bool) or value < minimum:
+        raise UserError(
+            f"{name} is {quoted(value)}; it must be an integer of {minimum} or "
+            "more."
+        )

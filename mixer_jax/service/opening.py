@@ -1,0 +1,257 @@
+"""Opens and creates indexes, and finds their models and pictures."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from mixer_jax.retrieval import bundle, folders, places, runs
+from mixer_jax.retrieval import model as model_lib
+from mixer_jax.retrieval.model import Model
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import did_you_mean
+from mixer_jax.service.items import Index
+from mixer_jax.service.stores import encoding, fields, generations
+from mixer_jax.service.stores.local import LocalStore
+
+THUMBNAILS = 256  # pixels
+_CHECKED = 1000  # pictures that are looked for
+_REBUILD = "python -m mixer_jax.index rebuild"
+
+
+def open_index(
+    path: str | os.PathLike,
+    model: Model | str | os.PathLike | None = None,
+    *,
+    images: str | os.PathLike | None = None,
+    fields: Mapping[str, str] | None = None,
+    storage: str = "f32",
+    thumbnails: int = THUMBNAILS,
+    mesh: Mesh | None = None,
+) -> Index:
+    """Opens an index, or creates one if there is none.
+
+    Args:
+      path: the index's folder.
+      model: the model that embeds items and queries, or its workdir, bundle or
+        hub name; by default, the recorded one is loaded when it is needed. A
+        new index needs one.
+      images: the folder of the pictures; by default, the recorded one.
+      fields: fields to declare, and their kinds, "text", "number" or "flag".
+      storage: of a new index, how embeddings are stored: "f32", "f16" or
+        "int8".
+      thumbnails: of a new index, the side of the copies of pictures that the
+        index holds, in pixels; 0 for none.
+      mesh: the devices that search; by default all.
+
+    Raises:
+      UserError: if the index is damaged or of another format, or its
+        embeddings are those of another model.
+    """
+    folder = paths.local(path, "An index")
+    if isinstance(model, str | os.PathLike):
+        given, model = model, model_lib.load(model, mesh=mesh)
+    else:
+        given = None
+    if not os.path.lexists(folder / generations.INDEX):
+        if model is None:
+            raise UserError(
+                f"There is no index in {folder}; name a model to create one."
+            )
+        properties = describe(
+            model.dim, model.fingerprint, storage, thumbnails, fields or {}
+        ) | {"step": model.step}
+        _create(folder, properties | locate(folder, model=given, images=images))
+    index = open_with(folder, model, images=images, mesh=mesh)
+    if fields:
+        index.store.declare(fields)
+    return index
+
+
+def _create(folder: pathlib.Path, properties: dict[str, Any]) -> None:
+    with (
+        folders.owned(folder, generations.KIND),
+        LocalStore.draft(folder, properties) as made,
+    ):
+        made.publish()
+
+
+def open_with(
+    folder: str | os.PathLike,
+    model: Model | None = None,
+    *,
+    workdir: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
+) -> Index:
+    """Opens an existing index; see `open_index`.
+
+    Args:
+      folder: the index's folder.
+      model: the model; None to load it when it is needed.
+      workdir: where to load it from; by default, the recorded place.
+      images: the folder of the pictures; by default, the recorded one.
+      mesh: the devices that search; by default all.
+    """
+    store = LocalStore.open(folder, mesh)
+    try:
+        if model is not None:
+            check_model(store, model.fingerprint)
+        root = find_images(store, images)
+        load = functools.partial(load_model, store, workdir, mesh)
+        return Index(store, model, root, load)
+    except BaseException:
+        store.close()
+        raise
+
+
+def describe(
+    dim: int,
+    fingerprint: str,
+    storage: str,
+    thumbnails: int,
+    kinds: Mapping[str, str],
+) -> dict[str, Any]:
+    """Returns the properties of a new index.
+
+    Raises:
+      UserError: if one of them is not valid.
+    """
+    if storage not in encoding.STORAGES:
+        hint = did_you_mean(storage, encoding.STORAGES) or "."
+        raise UserError(
+            f"There is no storage {storage!r}{hint} Embeddings can be stored "
+            f"as {', '.join(encoding.STORAGES)}."
+        )
+    if not 0 <= thumbnails <= 4096:
+        raise UserError(
+            f"The side of thumbnails is {thumbnails}; it must be from 0 to "
+            "4096 pixels."
+        )
+    return {
+        "dim": dim,
+        "fingerprint": fingerprint,
+        "storage": storage,
+        "thumbnails": thumbnails,
+        "fields": fields.declare(kinds),
+    }
+
+
+def locate(
+    folder: pathlib.Path,
+    *,
+    model: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """Returns the properties that let a moved index find what it refers to."""
+    where: dict[str, Any] = {"model": [], "images": []}
+    if model is not None:
+        name = os.fspath(model)
+        found = bundle.find(name)
+        if found is not None and not os.path.isdir(name):
+            where["model"] = [f"hub://{name}"]
+        else:
+            place = found or runs.find_models(name)[-1].workdir
+            where["model"] = places.save(paths.absolute(place), folder)
+    if images is not None:
+        root = paths.absolute(paths.local(images, "A picture"))
+        where["images"] = places.save(root, folder)
+    return where
+
+
+def find_images(
+    store: LocalStore, images: str | os.PathLike | None = None
+) -> pathlib.Path | None:
+    """Returns the folder of the pictures; None if there is none.
+
+    Raises:
+      UserError: if `images` is given but is not a folder.
+    """
+    if images is not None:
+        root = paths.local(images, "A picture")
+        if not root.is_dir():
+            raise UserError(
+                f"There is no folder {root}; name the image folder with "
+                "--images=FOLDER."
+            )
+        return paths.absolute(root)
+    roots = places.load(store.properties.get("images", []), store.path.parent)
+    existing = [root for root in roots if root.is_dir()]
+    return (existing or roots or [None])[0]
+
+
+def check_images(index: Index) -> str:
+    """Returns a message about missing pictures, or ""."""
+    names = index.store.images(_CHECKED)
+    if index.images is None or not names:
+        return ""
+    return places.check_images(index.images, names)
+
+
+def find_model(store: LocalStore) -> paths.Path:
+    """Returns the recorded model: a workdir, a bundle or a hub name.
+
+    Raises:
+      UserError: if it was moved, or none was recorded.
+    """
+    names = store.properties.get("model", [])
+    if names and names[0].startswith("hub://"):
+        return bundle.find(names[0].removeprefix("hub://"))
+    found = places.load(names, store.path.parent)
+    for folder in found:
+        if runs.latest_step(folder) is not None:
+            return folder
+    if not found:
+        raise UserError(
+            f"The index in {store.path.parent} does not know its model; name "
+            "its workdir with --workdir=FOLDER."
+        )
+    raise UserError(
+        f"The model of the index in {store.path.parent} is missing: there is "
+        f"no checkpoint in {' or '.join(map(str, found))}. Name its workdir "
+        f"with --workdir=FOLDER, or embed the items again with {_REBUILD}."
+    )
+
+
+def load_model(
+    store: LocalStore,
+    workdir: str | os.PathLike | None = None,
+    mesh: Mesh | None = None,
+) -> Model:
+    """Loads the model of an index, and checks that it is the same.
+
+    Args:
+      store: the index.
+      workdir: where the model is; by default, the recorded place.
+      mesh: the devices of the model.
+    """
+    require_known(store)
+    model = model_lib.load(workdir or find_model(store), mesh=mesh)
+    check_model(store, model.fingerprint)
+    return model
+
+
+def check_model(store: LocalStore, fingerprint: str) -> None:
+    """Raises a `UserError` unless a model is that of the index."""
+    require_known(store)
+    if fingerprint != store.fingerprint:
+        raise UserError(
+            f"The index in {store.path.parent} was built with a different "
+            f"model (fingerprint {store.fingerprint}, not {fingerprint}); name "
+            "the workdir of its model with --workdir=FOLDER, or embed the "
+            f"items again with {_REBUILD}."
+        )
+
+
+def require_known(store: LocalStore) -> None:
+    """Raises a `UserError` if the index has embeddings of no known model."""
+    if not store.fingerprint:
+        raise UserError(
+            f"The index in {store.path.parent} holds vectors of no known "
+            "model; it can only be searched by vector, and only vectors can be "
+            "added."
+        )

@@ -1,0 +1,154 @@
+"""Embeds all items of an index again with another model."""
+
+import os
+import pathlib
+from collections.abc import Collection, Sequence
+
+from mixer_jax.data.images import decoding
+from mixer_jax.data.images.faults import UnreadableImageError
+from mixer_jax.retrieval.model import Model, load
+from mixer_jax.runtime import progress
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.text import quoted
+from mixer_jax.service import entries, opening
+from mixer_jax.service.items import Index
+from mixer_jax.service.stores.interface import Item, Vector
+from mixer_jax.service.stores.local import LocalStore
+
+_ITEMS = 1024  # embedded and written at once
+
+
+def rebuild(
+    folder: str | os.PathLike,
+    workdir: str | os.PathLike,
+    *,
+    images: str | os.PathLike | None = None,
+    storage: str | None = None,
+    batch_size: int = 256,
+) -> tuple[int, int]:
+    """Embeds all items with another model, into a new generation.
+
+    The old generation can be searched and written meanwhile; the new one
+    replaces it when it is complete. An interrupted call is continued by the
+    same call.
+
+    Args:
+      folder: the index.
+      workdir: the workdir of the new model, or a bundle.
+      images: the folder of the pictures, if moved.
+      storage: how embeddings are stored; by default, as before.
+      batch_size: the number of documents embedded at once.
+
+    Returns:
+      The number of items, and the number of pictures that were embedded from
+      their thumbnails because their files are missing.
+
+    Raises:
+      UserError: if an item has neither a picture nor a text.
+    """
+    with folder_lock.hold(folder, "--index"), LocalStore.open(folder) as old:
+        opening.require_known(old)
+        root = opening.find_images(old, images)
+        model = load(workdir)
+        properties = opening.describe(
+            model.dim,
+            model.fingerprint,
+            storage or old.storage,
+            old.thumbnails,
+            old.fields,
+        ) | {"step": model.step, "source": f"rebuilt from {old.path.name}"}
+        properties |= opening.locate(
+            pathlib.Path(folder), model=workdir, images=root
+        )
+        with LocalStore.draft(folder, properties) as new:
+            work = _Work(old, new, model, root, batch_size)
+            _run(work, old, new)
+            return new.count(), work.copies
+
+
+def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
+    """Copies all items, and publishes the new store."""
+    before = old.state
+    work.copy("Embedding items")
+    with old.frozen():
+        # Copy what other processes have written meanwhile.
+        if old.state != before:
+            work.copy("Embedding changed items")
+        work.remove_others()
+        new.publish()
+
+
+class _Work:
+    """Copies items to a new store, with the embeddings of a new model."""
+
+    def __init__(
+        self,
+        old: LocalStore,
+        new: LocalStore,
+        model: Model,
+        root: pathlib.Path | None,
+        batch_size: int,
+    ):
+        self._old, self._new, self._model = old, new, model
+        self._index = Index(old, None, root, lambda: model)
+        self._batch_size = batch_size
+        self.copies = 0
+
+    def copy(self, label: str) -> None:
+        """Writes the items whose pictures or texts the new store lacks."""
+        with progress.show(label, self._old.count()) as count:
+            for items in self._old.iterate(_ITEMS):
+                self._new.upsert(self._embed(items))
+                count(len(items))
+
+    def remove_others(self) -> None:
+        """Removes the items that the old store no longer has."""
+        for items in self._new.iterate(_ITEMS):
+            ids = [item.id for item in items]
+            found = self._old.get(ids)
+            gone = [i for i, one in zip(ids, found, strict=True) if one is None]
+            self._new.delete(gone)
+
+    def _embed(self, items: Sequence[Item]) -> list[Item]:
+        known = self._new.contents([item.id for item in items])
+        loaded = [self._load(item, known.get(item.id, ())) for item in items]
+        return entries.make_items(
+            loaded,
+            lambda pictures, texts: self._model.embed_documents(
+                pictures, texts, batch_size=self._batch_size
+            ),
+        )
+
+    def _load(self, item: Item, known: Collection[bytes]) -> entries.Loaded:
+        is_new = [vector.content not in known for vector in item.vectors]
+        pictures = [
+            self._picture(item, vector) if new else None
+            for vector, new in zip(item.vectors, is_new, strict=True)
+        ]
+        vectors = [one._replace(embedding=None) for one in item.vectors]
+        item = item._replace(vectors=tuple(vectors))
+        return entries.Loaded(item, pictures, is_new)
+
+    def _picture(self, item: Item, vector: Vector) -> bytes | None:
+        """Returns the bytes of a picture; None for an item without one."""
+        path = self._index.path_of(vector.image)
+        if path is not None:
+            try:
+                return decoding.read(path)
+            except UnreadableImageError as error:
+                if not vector.thumbnail:
+                    raise UserError(
+                        f"Item {quoted(item.id)} cannot be embedded again: "
+                        f"{error} Name the folder of the pictures with "
+                        "--images=FOLDER."
+                    ) from error
+        if vector.thumbnail:
+            self.copies += 1
+            return vector.thumbnail
+        if not item.text.strip():
+            raise UserError(
+                f"Item {quoted(item.id)} cannot be embedded again: it has "
+                "neither a picture nor a text."
+            )
+        return None

@@ -1,0 +1,192 @@
+"""An open index with a run of the color model."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mixer_jax
+from mixer_jax.data.images import decoding
+from mixer_jax.runtime.errors import UserError
+
+RED, BLUE, GREEN = ((255, 0, 0), (0, 0, 255), (0, 255, 0))
+
+
+def picture(color):
+    return Image.new("RGB", (10, 20), color)
+
+
+@pytest.fixture
+def model(color_run):
+    return mixer_jax.load(color_run)
+
+
+@pytest.fixture
+def index(model, tmp_path):
+    with mixer_jax.open_index(tmp_path / "shop", model) as opened:
+        yield opened
+
+
+@pytest.fixture
+def filled(index):
+    index.upsert(
+        ["r", "b", "t"],
+        images=[picture(RED), np.array(picture(BLUE)), None],
+        texts=["red shoe", None, "blue hat"],
+        fields=[{"brand": "acme", "price": 20}, {"brand": "zen"}, None],
+        groups=["shoes", None, "hats"],
+        categories=["1", "2", None],
+    )
+    return index
+
+
+def ids(hits):
+    return [hit.id for hit in hits]
+
+
+def test_items_are_found_by_picture_text_and_vector(filled):
+    first, *others = filled.search(picture(RED), k=2)
+    assert (first.id, first.text, first.group) == ("r", "red shoe", "shoes")
+    assert first.category == "1"
+    assert first.fields == {"brand": "acme", "price": 20}
+    assert first.score == pytest.approx(1)
+    assert decoding.decode(first.image, 8).max() == 255
+    assert len(others) == 1
+    # Texts share the embedding of documents without a picture.
+    (hit,) = filled.search(text="anything", k=1)
+    assert (hit.id, hit.image) == ("b", hit.image)
+    assert ids(filled.search(picture(RED), text="shoe", k=1)) == ["r"]
+    assert ids(filled.search(vector=[1, -1, -1], k=1)) == ["r"]
+    assert ids(filled.search(picture(RED), where={"brand": "zen"})) == ["b"]
+    assert ids(filled.search(picture(RED), where={"group": "hats"})) == ["t"]
+    assert ids(filled.search(picture(RED), min_score=0.9)) == ["r"]
+    assert ids(filled.search(picture(RED), k=2)) == ids(
+        [
+            *filled.search(picture(RED), k=1),
+            *filled.search(picture(RED), k=1, offset=1),
+        ]
+    )
+    assert len(filled.search(picture(RED), group_by="brand")) == 3
+
+
+def test_several_queries_get_several_answers(filled):
+    both = filled.search([picture(RED), picture(BLUE)], k=1)
+    assert [ids(one) for one in both] == [["r"], ["b"]]
+    assert both[0] == filled.search(picture(RED), k=1)
+    assert filled.search(vector=np.eye(3), k=1)[2][0].id in ("b", "t")
+    assert len(filled.search(text=["a", "b"], k=1)) == 2
+    assert len(filled.search([picture(RED)], text=["a"], k=1)) == 1
+
+
+def test_invalid_queries_are_rejected(filled):
+    for given, message in (
+        ({}, "needs a picture, a text or a vector"),
+        ({"vector": [1, 2, 3], "text": "a"}, "only one"),
+        ({"vector": [1, 2]}, r"shape \(1, 2\)"),
+        ({"picture": picture(RED), "text": ["a"]}, "one text per picture"),
+        ({"picture": "gone.png"}, "missing"),
+        ({"vector": [1, 2, 3], "k": 0}, "k is 0; it must be an integer of 1"),
+        ({"vector": [1, 2, 3], "offset": -1}, "offset is -1"),
+        ({"vector": [1, 2, 3], "k": 1.5}, "k is 1.5"),
+        ({"vector": [1, 2, 3], "where": {"x": 1}}, "no field 'x'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            filled.search(**given)
+
+
+def test_only_changed_items_are_embedded(filled, model, monkeypatch):
+    embedded = []
+    embed = model.embed_documents
+
+    def count(images, texts, **options):
+        embedded.append(len(texts))
+        return embed(images, texts, **options)
+
+    monkeypatch.setattr(model, "embed_documents", count)
+    given = {"texts": ["red shoe", "new", "blue hat"]}
+    given["images"] = [picture(RED), picture(BLUE), None]
+    filled.upsert(["r", "b", "t"], **given, fields=[{"price": 5}, None, None])
+    assert embedded == [1]
+    assert filled.get("r").fields == {"price": 5}
+    assert filled.get("b").text == "new"
+    filled.upsert(["r", "b", "t"], **given)
+    assert embedded == [1]
+    assert filled.get("none") is None
+    assert filled.delete(["r", "none"]) == 1
+    assert len(filled) == 2
+
+
+def test_items_may_have_several_pictures(index):
+    index.upsert(["a"], images=[[picture(RED), picture(BLUE)]])
+    index.upsert(["b"], images=[picture(GREEN)])
+    for color in (RED, BLUE):
+        hit, other = index.search(picture(color), k=5)
+        assert (hit.id, other.id) == ("a", "b")
+        assert hit.score == pytest.approx(1)
+        shown = decoding.decode(hit.image, 8)[4, 4]
+        assert np.abs(shown.astype(int) - color).max() < 30
+    index.upsert(["a"], images=[picture(GREEN)])
+    assert index.store.count_vectors() == 2
+
+
+def test_pictures_in_the_image_folder_are_not_copied(model, colors, tmp_path):
+    root, _ = colors
+    given = {"images": root, "thumbnails": 0}
+    with mixer_jax.open_index(tmp_path / "new", model, **given) as index:
+        path = root / "red_query_forward.png"
+        index.upsert(["a", "b"], images=[path, picture(BLUE)])
+        assert index.get("a").vectors[0].image == path.name
+        assert index.search(picture(RED), k=1)[0].image == path
+        assert index.search(picture(BLUE), k=1)[0].image is None
+    moved = tmp_path / "elsewhere"
+    root.rename(moved)
+    given = {"images": moved}
+    with mixer_jax.open_index(tmp_path / "new", model, **given) as index:
+        assert index.search(picture(RED), k=1)[0].image == moved / path.name
+
+
+def test_names_outside_the_image_folder_are_not_read(filled, tmp_path):
+    filled.images = tmp_path
+    for name in ("../x.png", "/etc/passwd", "a/../../b.png", "~/x.png", ""):
+        assert filled.path_of(name) is None
+    assert filled.path_of("a/b.png") == tmp_path / "a" / "b.png"
+
+
+def test_vectors_may_be_given(index):
+    index.upsert(
+        ["a", "b"], vectors=[[1, 0, 0], np.eye(3)[1:]], texts=["x", None]
+    )
+    assert index.store.count_vectors() == 3
+    assert ids(index.search(vector=[0, 0, 1], k=1)) == ["b"]
+    index.upsert(["a"], vectors=[[0, 0, 5]])
+    assert index.search(vector=[0, 0, 1], k=1)[0].score == pytest.approx(1)
+
+
+def test_fields_of_the_first_upsert_are_declared(filled):
+    assert filled.store.fields == {"brand": "text", "price": "number"}
+    with pytest.raises(UserError, match="'brnad'; did you mean 'brand'"):
+        filled.upsert(["x"], texts=["x"], fields=[{"brnad": "x"}])
+
+
+def test_invalid_items_are_rejected(index):
+    for ids, given, message in (
+        ("a", {"texts": ["a"]}, "ids is a single ID"),
+        ([1], {"texts": ["a"]}, "The ID 1 is a int"),
+        (["a"], {}, "neither a picture, a text nor a vector"),
+        (["a"], {"texts": [" "]}, "neither a picture, a text nor a vector"),
+        (["a"], {"texts": "a"}, "texts is not a list"),
+        (["a"], {"texts": ["a", "b"]}, "1 IDs but 2 texts"),
+        (["a"], {"texts": [1]}, "which is a int, not a string"),
+        (["a"], {"images": ["gone.png"]}, "'a': gone.png: the file is missing"),
+        (["a"], {"images": picture(RED)}, "images is a single picture"),
+        (["a"], {"images": [1.5]}, "type float"),
+        (["a"], {"vectors": [[1, 2]]}, r"shape \(2,\)"),
+        (
+            ["a"],
+            {"vectors": [np.eye(3)], "images": [[picture(RED)]]},
+            "1 pictures but 3 vectors",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            index.upsert(ids, **given)
+    assert len(index) == 0
+    index.upsert([])

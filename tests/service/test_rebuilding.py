@@ -1,0 +1,154 @@
+"""Indexes that are embedded again with another model."""
+
+import numpy as np
+import pytest
+
+import mixer_jax
+from mixer_jax.retrieval.model import Model
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import building, opening, rebuilding
+from mixer_jax.service.stores.local import LocalStore
+from tests.color_model import ColorModel
+
+
+class Negative(ColorModel):
+    """Embeds a document as the opposite of its color."""
+
+    def encode_document(self, document, train=False):
+        return -super().encode_document(document, train)
+
+
+@pytest.fixture
+def folder(color_run, colors, tmp_path):
+    given = {"workdir": color_run, "table": colors[0] / "colors.csv"}
+    building.build(tmp_path / "index", **given, thumbnails=8)
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def other(color_run, monkeypatch):
+    """Makes `load` return another model, which counts what it embeds."""
+    trained = mixer_jax.load(color_run)._trained
+    counts, embed = [], Model.embed_documents
+
+    def count(self, images, texts, **options):
+        counts.append(len(texts))
+        return embed(self, images, texts, **options)
+
+    def load(workdir):
+        import dataclasses
+
+        return Model(dataclasses.replace(trained, model=Negative()))
+
+    monkeypatch.setattr(rebuilding, "load", load)
+    monkeypatch.setattr(Model, "fingerprint", "negative")
+    monkeypatch.setattr(Model, "embed_documents", count)
+    return counts
+
+
+def embeddings(folder):
+    with LocalStore.open(folder) as store:
+        return {
+            item.id: item.vectors[0].embedding
+            for part in store.iterate(100)
+            for item in part
+        }
+
+
+def test_all_items_are_embedded_again(folder, other, color_run):
+    before = embeddings(folder)
+    with LocalStore.open(folder) as old:
+        assert rebuilding.rebuild(folder, color_run) == (12, 0)
+        # Whoever uses the old generation keeps it.
+        (hits,) = old.search(np.array([[1, -1, -1]]), 1)
+        assert hits[0].category == "red"
+        assert len(list(folder.glob("*.sqlite"))) == 2
+        with pytest.raises(UserError, match="was built again since"):
+            old.delete(["red_document_forward"])
+    assert len(list(folder.glob("*.sqlite"))) == 1
+    after = embeddings(folder)
+    assert before.keys() == after.keys()
+    for id, vector in before.items():
+        np.testing.assert_allclose(after[id], -vector, atol=1e-6)
+    with LocalStore.open(folder) as new:
+        assert new.fingerprint == "negative"
+        item = new.get(["red_document_forward"])[0]
+        assert (item.text, item.category) == ("red paint", "red")
+        assert item.vectors[0].thumbnail
+        (hits,) = new.search(np.array([[1, -1, -1]]), 12)
+        # The numbers of pictures differ from those of the old generation.
+        assert min(hit.number for hit in hits) == 13
+
+
+def test_writes_during_a_rebuild_are_kept(
+    folder, other, color_run, monkeypatch
+):
+    copy = rebuilding._Work.copy
+
+    def copy_and_write(self, label):
+        copy(self, label)
+        if label == "Embedding items":
+            with LocalStore.open(folder) as store:
+                store.delete(["red_document_forward"])
+                (item,) = store.get(["blue_document_forward"])
+                store.upsert([item._replace(id="late", text="late")])
+
+    monkeypatch.setattr(rebuilding._Work, "copy", copy_and_write)
+    assert rebuilding.rebuild(folder, color_run) == (12, 0)
+    after = embeddings(folder)
+    assert "late" in after
+    assert "red_document_forward" not in after
+    assert other == [12, 1]
+
+
+def test_an_interrupted_rebuild_is_continued(
+    folder, other, color_run, monkeypatch
+):
+    monkeypatch.setattr(rebuilding, "_ITEMS", 5)
+    upsert = LocalStore.upsert
+
+    def stop(self, items):
+        if len(other) == 3:
+            raise KeyboardInterrupt
+        upsert(self, items)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "upsert", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rebuilding.rebuild(folder, color_run)
+    assert other == [5, 5, 2]
+    assert rebuilding.rebuild(folder, color_run) == (12, 0)
+    assert other == [5, 5, 2, 2]
+
+
+def test_thumbnails_replace_missing_pictures(
+    folder, other, color_run, colors, tmp_path
+):
+    colors[0].rename(tmp_path / "moved")
+    assert rebuilding.rebuild(folder, color_run) == (12, 12)
+    given = {"images": tmp_path / "moved", "storage": "f16"}
+    assert rebuilding.rebuild(folder, color_run, **given) == (12, 0)
+    with opening.open_with(folder) as index:
+        assert index.store.storage == "f16"
+        assert index.images == tmp_path / "moved"
+
+
+def test_items_that_cannot_be_embedded_are_named(
+    color_run, colors, tmp_path, other
+):
+    folder = tmp_path / "index"
+    table = colors[0] / "colors.csv"
+    building.build(folder, workdir=color_run, table=table)
+    (colors[0] / "gray_document_forward.png").unlink()
+    with pytest.raises(UserError, match=r"'gray_doc.*missing.*--images=FOLDER"):
+        rebuilding.rebuild(folder, color_run)
+    with LocalStore.open(folder) as store:
+        store.delete(["gray_document_forward"])
+    with opening.open_with(folder) as index:
+        index.upsert(["vector"], vectors=[[1, 0, 0]])
+    with pytest.raises(UserError, match=r"'vector' .*neither a picture nor"):
+        rebuilding.rebuild(folder, color_run)
+    with LocalStore.open(folder) as store:
+        store._database.set(fingerprint="")
+    with pytest.raises(UserError, match="vectors of no known model"):
+        rebuilding.rebuild(folder, color_run)
