@@ -64,18 +64,20 @@ def _serve(given: argparse.Namespace) -> None:
     open_ = generations.opener(
         given.index, workdir=given.workdir, images=given.images
     )
+    # Report a missing index before the model is compiled.
+    with open_(None) as index:
+        if message := opening.check_images(index):
+            print(f"warning: {message}", file=sys.stderr)
     with (
         server.listen(given.host, given.port) as listener,
         generations.Generations(open_, chosen.max_pixels) as opened,
     ):
-        index = opened.current.index
-        if message := opening.check_images(index):
-            print(f"warning: {message}", file=sys.stderr)
+        count = len(opened.current.index)
         app = server.make_app(opened, chosen)
         # uvicorn finishes pending responses, then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
             print(
-                f"Serving {len(index)} items at {server.address(listener)} "
+                f"Serving {count} items at {server.address(listener)} "
                 "(Ctrl-C to stop)",
                 flush=True,
             )
