@@ -13,7 +13,7 @@ random. The rows are
 
 with searches per second, searches per CPU second of this process, and the
 median and the 99th percentile of the time until an answer; for refused
-searches, their number and the 99th percentile of the time until the refusal.
+searches, their number and the same percentiles.
 """
 
 import argparse
@@ -246,6 +246,7 @@ def summarize(
         "p50_ms": _percentile(times, 50),
         "p99_ms": _percentile(times, 99),
         "refused": len(refused),
+        "refused_p50_ms": _percentile(refused, 50),
         "refused_p99_ms": _percentile(refused, 99),
     }
 

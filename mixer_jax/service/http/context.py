@@ -9,6 +9,7 @@ from typing import TypeVar
 import anyio
 from starlette.exceptions import HTTPException
 
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.batches import searching
 from mixer_jax.service.batches.batching import FullError
 from mixer_jax.service.batches.generations import Generation, Generations
@@ -120,7 +121,13 @@ class Service:
             self._writing.leave()
 
     def _write(self, work: Callable[[Generation], Result]) -> Result:
-        # The index may have been built again a moment ago.
+        with self.generations.use() as generation:
+            try:
+                return work(generation)
+            except UserError:
+                # The index may have been built again a moment ago.
+                if not generation.is_stale():
+                    raise
         self.generations.refresh()
         with self.generations.use() as generation:
             return work(generation)

@@ -22,6 +22,7 @@ from mixer_jax.service.batches.searching import Job
 from mixer_jax.service.http import parameters
 from mixer_jax.service.http.context import Service
 from mixer_jax.service.http.parameters import bad
+from mixer_jax.service.http.searches import finished
 
 MAX_INPUTS = 256  # in a request
 FORMATS, TYPES = ("float", "base64"), ("query", "document")
@@ -65,8 +66,8 @@ class _Handler:
                 vectors: list[np.ndarray] = []
                 for start in range(0, len(inputs), SIZE):
                     part = inputs[start : start + SIZE]
-                    vectors += await asyncio.gather(
-                        *(self._embed(generation, one) for one in part)
+                    vectors += await finished(
+                        self._embed(generation, one) for one in part
                     )
         return JSONResponse(_body(generation, inputs, vectors, form))
 

@@ -33,6 +33,7 @@ from mixer_jax.runtime.tabular import references
 
 MAX_BYTES = 64_000_000  # of a file of events
 _BACKLOG = 1000  # searches and clicks that may wait to be written
+_MAX_HELD = 100_000_000  # bytes of their pictures
 _DAY = 86_400  # seconds
 _TABLE_INTERVAL = 600  # seconds between updates of the table of queries
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
@@ -101,7 +102,7 @@ class Recorder:
         self.on_loss: Callable[[], None] = lambda: None
         self._file: IO[str] | None = None
         self._day, self._count, self._tabled = "", 0, 0.0
-        self._pending, self._is_reported = 0, False
+        self._pending, self._held, self._is_reported = 0, 0, False
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(1, "events")
         self._submit(self._expire)
@@ -126,7 +127,8 @@ class Recorder:
             _row(search, item, place, clicked=0)
             for place, item in enumerate(items)
         ]
-        self._submit(self._write_search, query, content, rows)
+        size = len(content)
+        self._submit(self._write_search, query, content, rows, size=size)
         return str(search)
 
     def clicks(self, clicks: Iterable[Click]) -> None:
@@ -139,15 +141,22 @@ class Recorder:
         self._submit(self._end)
         self._executor.shutdown()
 
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _submit(
+        self, work: Callable[..., None], *arguments: Any, size: int = 0
+    ) -> None:
+        """Queues work that holds `size` bytes; drops it if too much waits."""
         with self._lock:
-            if self._pending >= _BACKLOG:
+            is_full = self._pending >= _BACKLOG or self._held > _MAX_HELD
+            if is_full:
                 self.on_loss()
                 return
             self._pending += 1
-        self._executor.submit(self._run, work, *arguments)
+            self._held += size
+        self._executor.submit(self._run, size, work, *arguments)
 
-    def _run(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _run(
+        self, size: int, work: Callable[..., None], *arguments: Any
+    ) -> None:
         try:
             work(*arguments)
         except Exception as error:  # A search must not fail for it.
@@ -164,6 +173,7 @@ class Recorder:
         finally:
             with self._lock:
                 self._pending -= 1
+                self._held -= size
 
     def _write_search(self, query: str, content: bytes, rows: list) -> None:
         suffix = _SUFFIXES.get(faults.identify(content) or "", "bin")

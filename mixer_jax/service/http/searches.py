@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -22,6 +22,7 @@ from mixer_jax.service.http.context import Service
 from mixer_jax.service.http.uploads import Upload
 from mixer_jax.service.stores.interface import Hit
 
+T = TypeVar("T")
 _SEVERAL = "queries"  # the key of several searches in one body
 
 
@@ -49,8 +50,8 @@ class _Handler:
                 searches, several = await self._parse(upload, url)
                 stack.enter_context(service.admitted(len(searches) - 1))
                 generation = stack.enter_context(service.generations.use())
-                found = await asyncio.gather(
-                    *(self._find(generation, one) for one in searches)
+                found = await finished(
+                    self._find(generation, one) for one in searches
                 )
         answers = [
             self._respond(request, *pair)
@@ -99,6 +100,18 @@ class _Handler:
             items = [hit.id for hit in hits]
             name = recorder.search(search.image, search.box, items)
         return {"search_id": name, "results": [_result(hit) for hit in hits]}
+
+
+async def finished(tasks: Iterable[Awaitable[T]]) -> list[T]:
+    """Returns the results of all tasks; raises the first error at the end.
+
+    Until then, the index is in use.
+    """
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in results:
+        if isinstance(one, BaseException):
+            raise one
+    return results
 
 
 def _parse_json(

@@ -7,12 +7,15 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
 from mixer_jax.service import server
 from mixer_jax.service.batches import searching
 from mixer_jax.service.batches.batching import FullError
+from mixer_jax.service.http.parameters import PARAMETERS
 from tests.service.conftest import draw
 
 
@@ -175,6 +178,43 @@ def test_bad_searches_get_an_error_message(client, body, message):
     response = client.post("/v1/search", content=json.dumps(body))
     assert response.status_code == 400
     assert message in response.json()["error"]
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.sampled_from(["red.png", "price", "group", code("red"), "\0"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["price", "group", "min", "max", "id", "text"]),
+            inner,
+            max_size=2,
+        ),
+    ),
+    max_leaves=5,
+)
+BODIES = st.dictionaries(
+    st.sampled_from([*PARAMETERS, "queries"]), VALUES, min_size=1, max_size=4
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(body=BODIES)
+def test_random_bodies_are_answered_or_rejected(client, body):
+    response = client.post("/v1/search", content=json.dumps(body))
+    assert response.status_code in (200, 400, 404)
+    expected = {"results", "answers"} if response.is_success else {"error"}
+    assert expected & set(response.json())
 
 
 def test_a_bad_query_does_not_harm_others_in_its_batch(shared, monkeypatch):
