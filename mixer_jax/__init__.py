@@ -9,8 +9,7 @@
 
     index = mixer_jax.open_index("shop", model)
     index.upsert(["1"], images=["shoe.jpg"], fields=[{"brand": "acme"}])
-    for hit in index.search("photo.jpg", k=10, where={"brand": "acme"}):
-        print(hit.id, hit.score, hit.text)
+    hits = index.search("photo.jpg", k=10, where={"brand": "acme"})
 
 Public names are imported on first use, so that importing the package is fast
 and initializes no device.

@@ -6,7 +6,8 @@
 Writes found.csv, unassigned.csv, categories.json (quality and chosen settings),
 identities.json (changes to the IDs of --previous) and a cache. The test samples
 of --truth become test rows of found.csv, never training rows. Several processes
-can share the encoding of images and texts, like those of `mixer_jax.main`.
+can share the encoding of images and texts and the search for neighbors, like
+those of `mixer_jax.main`.
 """
 
 import argparse
@@ -16,8 +17,7 @@ from pathlib import Path
 
 import jax
 
-from mixer_jax.categories import click_log
-from mixer_jax.categories.find import find_categories
+from mixer_jax.categories import click_log, find
 from mixer_jax.categories.quality import against_truth
 from mixer_jax.categories.settings import add_flags, from_flags
 from mixer_jax.data.images import checking
@@ -64,12 +64,12 @@ def _categorize(given: argparse.Namespace) -> None:
     )
     log = click_log.keep(sources.log, set(kept["sample_id"]))
     cache = Path(out, found_table.FEATURES)
-    features.share_log_features(log, cache, *encoders)
+    shown = features.share_log_features(log, cache, *encoders)
+    mesh = mesh_lib.make_mesh()
     if jax.process_index() != 0:
+        find.help_searching(shown, log.clicks, settings, mesh)
         return
-    shown = features.log_features(log, cache, *encoders)
-    mesh = mesh_lib.make_mesh(jax.local_devices())
-    found = find_categories(shown, log.clicks, settings, mesh)
+    found = find.find_categories(shown, log.clicks, settings, mesh)
     figures, changes = found_table.write(out, sources, kept, found)
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))

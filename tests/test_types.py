@@ -15,6 +15,9 @@ CHECKED = (
     "mixer_jax/api.py",
     "mixer_jax/retrieval/model.py",
     "mixer_jax/retrieval/zero_shot.py",
+    "mixer_jax/service/items.py",
+    "mixer_jax/service/opening.py",
+    "mixer_jax/service/stores/interface.py",
     "mixer_jax/proxies/interface.py",
     "mixer_jax/proxies/heads/factory.py",
     "mixer_jax/proxies/row_optimizers.py",
@@ -38,6 +41,9 @@ model.save("bundle")
 found: pd.DataFrame = mixer_jax.find_categories("q", "i", "c", threshold=0.5)
 trained: mixer_jax.Model = mixer_jax.train("stage1", "runs/stage1")
 dim: int = mixer_jax.from_encoders(image="clip-vit-b-32").dim
+index: mixer_jax.Index = mixer_jax.open_index("shop", model, thumbnails=0)
+index.upsert(["1"], images=["a.jpg"], texts=None, fields=[{"price": 1.5}])
+deleted: int = index.delete(["1"])
 """
 WRONG = """
 import mixer_jax

@@ -80,6 +80,22 @@ def find_categories(
     return group(features, pairs, evidence, settings, mesh, phase)
 
 
+def help_searching(
+    features: graph.Features,
+    clicks: pd.DataFrame,
+    settings: Settings,
+    mesh: Mesh,
+) -> None:
+    """Takes part in the searches of `find_categories` in another process.
+
+    Call it with the same arguments in all processes of the mesh but one.
+    """
+    clicks = clicks[clicks["exposures"] > 0]
+    graph.build_pairs(features, clicks, settings.neighbors, mesh)
+    if settings.method == "kmeans":
+        kmeans(graph.images(features), settings.k, mesh=mesh)
+
+
 def weigh_pairs(
     features: graph.Features,
     clicks: pd.DataFrame,

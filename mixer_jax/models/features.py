@@ -17,7 +17,7 @@ from mixer_jax.data.images import decoding
 from mixer_jax.data.stream import text
 from mixer_jax.models import factory
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import progress
+from mixer_jax.runtime import processes, progress
 from mixer_jax.runtime import threads as threads_lib
 
 _LOG_LENGTH = 32  # tokens per click-log text; longer texts are cut off
@@ -114,14 +114,19 @@ def share_log_features(
     image_encoder: str,
     text_encoder: str,
     image_size: int,
-) -> None:
+) -> Features:
     """Encodes a log's samples in all processes; see `encode_together`.
 
-    Arguments and errors are those of `log_features`, which process 0 calls
-    afterwards.
+    Arguments, result and errors are those of `log_features`.
     """
     work = _encoders(image_encoder, text_encoder, image_size)
     encoding.encode_together(log, path, **work)
+    shown = None
+    if processes.place()[0] == 0:
+        shown = encoding.encode(log, path, **work)
+    # Process 0 stores the features, which the others then read.
+    processes.barrier("features", processes.PATIENCE)
+    return encoding.encode(log, path, **work) if shown is None else shown
 
 
 def _encoders(

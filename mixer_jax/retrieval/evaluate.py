@@ -20,13 +20,14 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.tables import table as table_lib
-from mixer_jax.retrieval import metrics, search
+from mixer_jax.retrieval import metrics
 from mixer_jax.runtime import (
     processes,
     progress,
     text,
 )
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.search.rows import Rows
 
 Row = dict[str, Any]
 # A function that embeds the samples of a frame, all of one role: f32 [rows, D].
@@ -89,9 +90,9 @@ class Block(NamedTuple):
     """Rankings of a block of B queries."""
 
     rows: slice  # the block's queries
-    top: np.ndarray  # int32 [B, RANKED], document rows; -1 for none
+    top: np.ndarray  # int64 [B, RANKED], document rows; -1 for none
     scores: np.ndarray  # f32 [B, RANKED], cosines
-    positions: np.ndarray  # int32 [B, R], see `search.positions`
+    positions: np.ndarray  # int32 [B, R], see `Rows.positions`
 
 
 def rank(
@@ -112,7 +113,9 @@ def rank(
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     image_q, image_d = _codes(queries.images, documents.images)
-    gallery = search.make_gallery(documents.embeddings, mesh, image_d)
+    embeddings = documents.embeddings
+    gallery = Rows(embeddings.shape[1], mesh, capacity=len(embeddings))
+    gallery.append(embeddings, labels=image_d)
     by_category = np.argsort(category_d, kind="stable")
     ordered = category_d[by_category]
     for start in range(0, len(category_q), BLOCK)[own]:
@@ -124,8 +127,8 @@ def rank(
             np.searchsorted(ordered, category, "left"),
             np.searchsorted(ordered, category, "right"),
         )
-        positions = search.positions(gallery, embeddings, relevant, image)
-        scores, top = search.top_k(gallery, embeddings, RANKED, image)
+        positions = gallery.positions(embeddings, relevant, labels=image)
+        top, scores = gallery.search(embeddings, RANKED, labels=image)
         yield Block(rows, top, scores, positions)
 
 

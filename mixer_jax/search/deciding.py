@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from mixer_jax.runtime.mesh import AXIS
 from mixer_jax.search import short_factors
-from mixer_jax.search.held import GROUP, Asked, Held, places
+from mixer_jax.search.held import GROUP, Held, places
+from mixer_jax.search.queries import Asked
 from mixer_jax.search.shortlists import Shortlist
 
 # Number of f32 values gathered at once for scoring; they fit in a CPU's cache,
@@ -80,6 +81,8 @@ def bound(lists: Shortlist, error_Q: jax.Array, width: int) -> jax.Array:
     Returns:
       f32 `[Q]`; -inf if all groups are listed.
     """
+    # Hosts may round differently, but must repeat the same searches.
+    error_Q = jax.lax.pmax(error_Q, AXIS)
     # Use the minimum instead of slicing out the last column: XLA lowers
     # `top_k` followed by a slice to a full sort.
     return lists.largest.min(1) + error_Q + 2 * short_factors.rounding(width)

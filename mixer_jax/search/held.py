@@ -1,7 +1,6 @@
 """Rows that a mesh holds in blocks, assigned to its devices round-robin.
 
-Any range of blocks is thus spread evenly over the devices. `Asked` holds query
-rows, which all devices see.
+Any range of blocks is thus spread evenly over the devices.
 """
 
 import flax.struct
@@ -10,25 +9,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from mixer_jax.runtime.mesh import AXIS
+from mixer_jax.search.queries import Asked
 
 GROUP = 8  # rows per group, represented by its largest product
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
-
-
-class Asked(flax.struct.PyTreeNode):
-    """A block of Q query rows.
-
-    Attributes:
-      row: f32 `[Q, C]`, unit rows.
-      label: int32 `[Q]`; rows with the same label >= 0 are hidden from the
-        query. None if no row is.
-      skip: int32 `[Q]`, a row that is hidden from the query, -1 for none; or
-        None.
-    """
-
-    row: jax.Array
-    label: jax.Array | None = None
-    skip: jax.Array | None = None
 
 
 class Held(flax.struct.PyTreeNode):

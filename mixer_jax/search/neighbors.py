@@ -20,6 +20,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mixer_jax.runtime.mesh import make_mesh
@@ -28,7 +29,8 @@ from mixer_jax.search import screening, short_factors
 from mixer_jax.search.answers import Answer, nothing
 from mixer_jax.search.copies import Copies
 from mixer_jax.search.deciding import bound, decide
-from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Asked
+from mixer_jax.search.held import GROUP, SPLIT, WHOLE
+from mixer_jax.search.queries import Asked
 from mixer_jax.search.screening import Placed
 from mixer_jax.search.shortlists import Shortlist
 
@@ -167,7 +169,7 @@ def _search(
     place = partial(
         screening.place,
         mesh=mesh,
-        basis=short_factors.principal(rows, gallery),
+        basis=_agreed(short_factors.principal(rows, gallery), mesh),
         dtype=short_factors.fast_dtype(),
     )
     placed = place(gallery)
@@ -191,6 +193,19 @@ def _search(
         )
     _resolve(asked, back)
     return [forth, back]
+
+
+def _agreed(basis: np.ndarray | None, mesh: Mesh) -> np.ndarray | None:
+    """Returns the basis of process 0: hosts may round differently."""
+    if not mesh.is_multi_process:
+        return basis
+    shape = np.array([0, 0] if basis is None else basis.shape)
+    shape = multihost_utils.broadcast_one_to_all(shape)
+    if not shape.all():
+        return None
+    if basis is None or basis.shape != tuple(shape):
+        basis = np.zeros(shape, np.float32)
+    return multihost_utils.broadcast_one_to_all(basis)
 
 
 def _kept(placed: Placed, answer: Answer, times: int = 1) -> int:

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime.mesh import AXIS, rows
 from mixer_jax.search import short_factors
-from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Asked, Held
+from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Held
+from mixer_jax.search.queries import Asked
 from mixer_jax.search.shortlists import Shortlist
 
 _TILE = 1024  # rows per side of a tile; its products fit in a cache

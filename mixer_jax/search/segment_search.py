@@ -1,6 +1,8 @@
 """Searching a segment: by screening and deciding, or by scoring every row."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.struct
 import jax
@@ -9,11 +11,13 @@ import numpy as np
 
 from mixer_jax.runtime.mesh import AXIS
 from mixer_jax.search import deciding, short_factors
-from mixer_jax.search.held import GROUP, SPLIT, WHOLE, Asked
+from mixer_jax.search.held import GROUP, WHOLE
+from mixer_jax.search.queries import Asked
 from mixer_jax.search.segments import Segment
 from mixer_jax.search.shortlists import Shortlist
 
 _FEW = 16  # queries that are multiplied in f32, being limited by memory
+_CHUNK = 2**15  # rows whose groups are sorted at once
 _TILE = 1024  # rows that are multiplied with many queries at once
 # Bound on the length of a unit row after rounding it to multiples of its scale:
 # no number moves by more than its own size.
@@ -42,10 +46,10 @@ class Best(flax.struct.PyTreeNode):
             jnp.full(count, -jnp.inf, jnp.float32),
         )
 
-    def sure(self) -> np.ndarray:
-        """Returns whether the rows are certain to be the nearest, `[Q]`."""
+    def sure(self, k: int) -> np.ndarray:
+        """Returns whether the first k are certain to be the nearest, `[Q]`."""
         # A row at the bound might tie, and have a lower number.
-        return np.isneginf(self.bound) | (self.cosine[:, -1] > self.bound)
+        return np.isneginf(self.bound) | (self.cosine[:, k - 1] > self.bound)
 
     def offer(
         self, number_QxN: jax.Array, cosine_QxN: jax.Array, bound_Q: jax.Array
@@ -100,8 +104,7 @@ def screened(
 def _screened(
     segment, allowed, asked, best, first, slots, *, kept, dtype, tile
 ):
-    def local(segment, allowed, asked, best, first, slots):
-        segment = _only(segment, allowed)
+    def local(segment, asked, best, first, slots):
         query_QxC = asked.row.astype(dtype)
         lists = _screen(segment, query_QxC, asked.label, slots, kept, tile)
         lists = lists.of_all_devices()
@@ -113,9 +116,8 @@ def _screened(
         bound_Q = deciding.bound(lists, error_Q, asked.row.shape[1])
         return best.offer(near + first, cosine, bound_Q)
 
-    return _sharded(local, segment, allowed)(
-        segment, allowed, asked, best, first, slots
-    )
+    segment = _only(segment, allowed)
+    return on_devices(local, segment, asked, best, first, slots)
 
 
 def _screen(
@@ -127,18 +129,25 @@ def _screen(
     tile: int,
 ) -> Shortlist:
     """Returns this device's shortlists for queries `[Q, C]`."""
-    groups = segment.block // GROUP
+    local = len(segment.whole)
+    chunk = min(local & -local, _CHUNK)  # a divisor
+    groups = chunk // GROUP
 
-    def visit(slot, lists):
-        block = slot * segment.mesh.size + jax.lax.axis_index(AXIS)
+    def visit(step, lists):
         largest_QxG = _maxima(
-            segment, query_QxC, label_Q, slot * segment.block, tile
+            segment, query_QxC, label_Q, step * chunk, (min(tile, chunk), chunk)
         )
         every_G = jnp.ones(groups, jnp.bool)
-        return lists.offer(largest_QxG, block * groups, every_G)
+        return lists.offer(largest_QxG, step * groups, every_G)
 
     lists = Shortlist.empty(len(query_QxC), kept)
-    return jax.lax.fori_loop(0, slots, visit, lists)
+    steps = (slots * segment.block + chunk - 1) // chunk
+    lists = jax.lax.fori_loop(0, steps, visit, lists)
+    # Replace places on this device by numbers in the segment.
+    each = segment.block // GROUP
+    block = lists.group // each * segment.mesh.size + jax.lax.axis_index(AXIS)
+    number = block * each + lists.group % each
+    return lists.replace(group=jnp.where(lists.group < 0, -1, number))
 
 
 def _maxima(
@@ -146,13 +155,21 @@ def _maxima(
     query_QxC: jax.Array,
     label_Q: jax.Array | None,
     start: jax.Array,
-    tile: int,
+    sizes: tuple[int, int],
 ) -> jax.Array:
-    """Returns the largest bound on a cosine per query and group of a block.
+    """Returns the largest bound on a cosine per query and group of a chunk.
+
+    Args:
+      segment: the rows.
+      query_QxC: the queries, in the dtype of the products.
+      label_Q: see `Asked`.
+      start: the first row of the chunk, on this device.
+      sizes: rows of a tile, which are multiplied at once, and of the chunk.
 
     Returns:
-      f32 `[Q, block / 8]`; -inf where a group has no row to find.
+      f32 `[Q, chunk / 8]`; -inf where a group has no row to find.
     """
+    tile, chunk = sizes
     count = len(query_QxC)
 
     def meet(number, largest_QxG):
@@ -174,8 +191,8 @@ def _maxima(
             largest_QxG, largest_QxH, number * tile // GROUP, axis=1
         )
 
-    largest_QxG = jnp.zeros((count, segment.block // GROUP), jnp.float32)
-    return jax.lax.fori_loop(0, segment.block // tile, meet, largest_QxG)
+    largest_QxG = jnp.zeros((count, chunk // GROUP), jnp.float32)
+    return jax.lax.fori_loop(0, chunk // tile, meet, largest_QxG)
 
 
 def scored(
@@ -194,8 +211,7 @@ def scored(
 
 @jax.jit
 def _scored(segment, allowed, asked, best, first, slots):
-    def local(segment, allowed, asked, best, first, slots):
-        segment = _only(segment, allowed)
+    def local(segment, asked, best, first, slots):
 
         def visit(step, best):
             cosine_QxT, number_T = scores(segment, asked, step)
@@ -208,9 +224,8 @@ def _scored(segment, allowed, asked, best, first, slots):
         number, cosine = _of_all_devices(mine)
         return best.offer(number + first, cosine, best.bound)
 
-    return _sharded(local, segment, allowed)(
-        segment, allowed, asked, best, first, slots
-    )
+    segment = _only(segment, allowed)
+    return on_devices(local, segment, asked, best, first, slots)
 
 
 def _of_all_devices(best: Best) -> tuple[jax.Array, jax.Array]:
@@ -259,22 +274,17 @@ def _only(segment: Segment, allowed: jax.Array | None) -> Segment:
     return segment.replace(present=segment.present & allowed)
 
 
-def _sharded(function, segment: Segment, allowed: jax.Array | None):
-    """Maps `function(segment, allowed, *others)` over a segment's devices."""
+def on_devices(function: Callable, segment: Segment, *others: Any) -> Any:
+    """Calls `function(segment, *others)` on each of a segment's devices.
 
-    def call(segment, allowed, *others):
-        return jax.shard_map(
-            function,
-            mesh=segment.mesh,
-            in_specs=(
-                segment.specs(),
-                None if allowed is None else SPLIT,
-                *[WHOLE] * len(others),
-            ),
-            out_specs=WHOLE,
-            # The checker would require annotations for loops that start from
-            # constants and for gathered arrays, equal on all devices.
-            check_vma=False,
-        )(segment, allowed, *others)
-
-    return call
+    All devices get the other arguments whole, and must return equal results.
+    """
+    return jax.shard_map(
+        function,
+        mesh=segment.mesh,
+        in_specs=(segment.specs(), *[WHOLE] * len(others)),
+        out_specs=WHOLE,
+        # The checker would require annotations for loops that start from
+        # constants and for gathered arrays, equal on all devices.
+        check_vma=False,
+    )(segment, *others)

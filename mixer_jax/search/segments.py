@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime.mesh import rows
 from mixer_jax.search import short_factors
-from mixer_jax.search.held import SPLIT, WHOLE, Asked, Held
+from mixer_jax.search.held import SPLIT, WHOLE, Held
+from mixer_jax.search.queries import Asked
 
 _PIECE = 8  # pieces of added rows have a power of this size
 

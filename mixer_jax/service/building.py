@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import bundle, folders
+from mixer_jax.retrieval import bundle
 from mixer_jax.retrieval.model import load_trained
 from mixer_jax.retrieval.sharded import skips
 from mixer_jax.runtime import mesh as mesh_lib
@@ -95,7 +95,7 @@ def build(
     options = Options(**given)
     look = {"storage": storage, "thumbnails": thumbnails, "kinds": kinds or {}}
     opening.describe(1, "", **look)
-    with folders.owned(out, generations.KIND):
+    with generations.owned(out):
         trained = _load(options.workdir) if options.workdir else None
         source = _open(options, look["kinds"], trained)
         root = options.images or writing.common_root(source)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from mixer_jax.retrieval import bundle, folders, places, runs
+from mixer_jax.retrieval import bundle, places, runs
 from mixer_jax.retrieval import model as model_lib
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime import paths
@@ -74,7 +74,7 @@ def open_index(
 
 def _create(folder: pathlib.Path, properties: dict[str, Any]) -> None:
     with (
-        folders.owned(folder, generations.KIND),
+        generations.owned(folder),
         LocalStore.draft(folder, properties) as made,
     ):
         made.publish()

@@ -97,11 +97,11 @@ class Writer:
         known = self._store.contents(list(frame[ITEM].unique()))
         pairs = zip(frame[ITEM], contents, strict=True)
         is_new = np.array([c not in known.get(i, ()) for i, c in pairs], bool)
-        # An image that cannot be read may be readable now.
-        is_new |= (frame["image"] != "").to_numpy() & ~digests.any(axis=1)
         is_kept, skipped = np.ones(len(frame), bool), []
         embeddings = chunk.embeddings
         if self._embed is not None:
+            # Report images that cannot be read, whatever is stored.
+            is_new |= (frame["image"] != "").to_numpy() & ~digests.any(axis=1)
             embeddings, skipped, places = self._compute(frame, is_new)
             is_kept[places] = False
         rows = _Rows(frame, contents, embeddings, is_new & is_kept, is_kept)

@@ -101,7 +101,7 @@ def encode_together(
     """Encodes a log's images and texts in all processes of a command.
 
     The processes divide the parts among themselves. Afterwards, `encode` with
-    the same arguments finds them all; call it in process 0 only.
+    the same arguments finds them all; call it in process 0 first.
 
     Raises:
       UserError: if the disk has too little space, or the processes do not share

@@ -79,6 +79,24 @@ def _read_name(record: pathlib.Path) -> str:
     return name
 
 
+@contextlib.contextmanager
+def owned(folder: str | os.PathLike) -> Iterator[None]:
+    """Reserves a folder while an index is built in it.
+
+    Raises:
+      UserError: if it has other contents, cannot be written or is in use.
+    """
+    folders.check(folder, KIND)
+    for path in pathlib.Path(folder).glob("items-*"):
+        if not path.is_file():
+            raise UserError(
+                f"An index cannot be written to {os.fspath(folder)}: {path} is "
+                "a folder; remove it, or choose another folder with --out."
+            )
+    with folders.owned(folder, KIND):
+        yield
+
+
 def begin(
     folder: str | os.PathLike, properties: dict[str, Any]
 ) -> pathlib.Path:

@@ -12,6 +12,7 @@ from mixer_jax.service.stores import database, encoding
 
 _BATCH = 1 << 16  # vectors read at once
 _QUIET = 1 << 18  # vectors that are loaded without showing progress
+_SPARE = 8  # an eighth more rows than there are fit without growing
 _FEW = 1024  # removed rows that are never worth a reload
 
 
@@ -83,7 +84,9 @@ class Memory:
             f"SELECT count(*) {where}", [last]
         ).fetchone()
         if not len(self):
-            self._rows = rows_lib.Rows(self._dim, self._mesh, capacity=total)
+            # Room for additions: programs are compiled again as rows grow.
+            room = total + total // _SPARE
+            self._rows = rows_lib.Rows(self._dim, self._mesh, capacity=room)
         if total < _QUIET:
             for part in _vectors(connection, where, last):
                 self._add(*part)

@@ -71,6 +71,27 @@ def test_other_records_are_refused(tmp_path, record, message):
     assert (tmp_path / "index.json").read_text() == text
 
 
+def test_other_contents_are_not_replaced(tmp_path):
+    with generations.owned(tmp_path):
+        first = generations.begin(tmp_path, {})
+    with generations.owned(tmp_path):
+        pass
+    first.unlink()
+    first.mkdir()
+    with (
+        pytest.raises(UserError, match=r"items-1\.sqlite is a folder"),
+        generations.owned(tmp_path),
+    ):
+        pass
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "index.json").write_text('{"pages": []}')
+    with (
+        pytest.raises(UserError, match="has contents other than"),
+        generations.owned(tmp_path / "other"),
+    ):
+        pass
+
+
 def test_an_index_in_a_bucket_is_refused():
     with pytest.raises(UserError, match="must be stored on this machine"):
         generations.read("gs://bucket/index")
