@@ -31,9 +31,8 @@ from mixer_jax.service.http import connections, context, pictures, uploads
 from mixer_jax.service.http.keys import Keys
 from mixer_jax.service.http.parameters import DEFAULT_K
 from mixer_jax.service.http.settings import DEFAULTS
-from mixer_jax.service.stores.interface import Item, Vector
-from mixer_jax.service.stores.local import LocalStore
 from tests import broken_files
+from tests.service.batches.test_generations import rebuild
 from tests.service.conftest import PIXELS, draw
 
 
@@ -580,16 +579,6 @@ def test_a_rebuilt_index_replaces_the_served_one(own, place, color_net):
         assert not own.refresh()
         found = client.post("/v1/search", content=draw("red")).json()
         assert [one["id"] for one in found["results"]] == ["only"]
-
-
-def rebuild(folder, model):
-    """Replaces an index by one with a single item."""
-    properties = opening.describe(model.dim, model.fingerprint, "f32", 0, {})
-    properties |= opening.locate(folder)
-    with LocalStore.draft(folder, properties) as made:
-        vector = Vector(b"0" * 16, np.ones(3, np.float32))
-        made.upsert([Item("only", (vector,))])
-        made.publish()
 
 
 def test_writes_of_other_processes_are_found(own, place):

@@ -159,16 +159,13 @@ class Searches:
         if options is None:
             return
         queries = np.stack([vectors[row] for row in rows])
-        # Few sizes are compiled: repeat the last query up to a power of two.
-        size = 1 << (len(rows) - 1).bit_length()
-        padded = np.pad(queries, ((0, size - len(rows)), (0, 0)), "edge")
         try:
             found = first.generation.index.store.search(
-                padded, **options._asdict()
+                queries, **options._asdict()
             )
         except Exception as error:  # Each request reports it.
             found = [error] * len(rows)
-        for row, one in zip(rows, found[: len(rows)], strict=True):
+        for row, one in zip(rows, found, strict=True):
             answers[row] = one
 
 

@@ -93,6 +93,15 @@ class Service:
         finally:
             self.searches.admission.leave(count)
 
+    def require_room(self) -> None:
+        """Refuses a query whose body would be read in vain.
+
+        Raises:
+          HTTPException: 503 if too many queries are in flight.
+        """
+        with self.admitted():
+            return
+
     async def decode(self, work: Callable[[], Result]) -> Result:
         """Runs work that decodes in one of a few threads."""
         with self.metrics.timed("decode"):

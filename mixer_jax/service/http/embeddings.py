@@ -53,6 +53,7 @@ class _Handler:
         """Answers POST /v1/embeddings."""
         service = self._service
         service.keys.require_read(request)
+        service.require_room()
         async with service.reader.read(request) as upload:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(service.admitted())

@@ -40,6 +40,7 @@ class _Handler:
         """Answers POST /v1/search."""
         service = self._service
         service.keys.require_read(request)
+        service.require_room()
         url = parameters.from_texts(
             request.query_params.multi_items(), "The URL"
         )
