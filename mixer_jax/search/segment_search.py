@@ -19,9 +19,6 @@ from mixer_jax.search.shortlists import Shortlist
 _FEW = 16  # queries that are multiplied in f32, being limited by memory
 _CHUNK = 2**15  # rows whose groups are sorted at once
 _TILE = 1024  # rows that are multiplied with many queries at once
-# Bound on the length of a unit row after rounding it to multiples of its scale:
-# no number moves by more than its own size.
-_LONGEST = 2.0
 
 
 class Best(flax.struct.PyTreeNode):
@@ -105,14 +102,18 @@ def _screened(
     segment, allowed, asked, best, first, slots, *, kept, dtype, tile
 ):
     def local(segment, asked, best, first, slots):
-        query_QxC = asked.row.astype(dtype)
+        mixed_QxC = short_factors.mix(asked.row)
+        query_QxC = mixed_QxC.astype(dtype)
         lists = _screen(segment, query_QxC, asked.label, slots, kept, tile)
         lists = lists.of_all_devices()
         near, cosine = deciding.decide(
             segment, lists, asked, min(best.number.shape[1], kept * GROUP)
         )
-        moved = asked.row - query_QxC.astype(jnp.float32)
-        error_Q = jnp.sqrt(jnp.square(moved).sum(1)) * _LONGEST
+        moved = mixed_QxC - query_QxC.astype(jnp.float32)
+        # No rounded row is longer than a unit row plus its rounding error.
+        longest = 1 + segment.slack.max()
+        error_Q = jnp.sqrt(jnp.square(moved).sum(1)) * longest
+        error_Q += short_factors.MIXING
         bound_Q = deciding.bound(lists, error_Q, asked.row.shape[1])
         return best.offer(near + first, cosine, bound_Q)
 

@@ -23,7 +23,8 @@ class Segment(Held):
     """Up to N rows, in the order of the devices that hold them.
 
     Attributes:
-      short: int8 `[N, C]`, the rows rounded to multiples of their `scale`.
+      short: int8 `[N, C]`, the rows, mixed and rounded to multiples of their
+        `scale`; see `short_factors`.
       scale: f32 `[N]`.
       slack: f32 `[N]`, bound on the rounding error of a row, as a distance.
       label: int32 `[N]`, see `Asked`; -1 for none.
@@ -117,7 +118,9 @@ def _write(segment, start, row_PxC, label_P):
     def local(segment, start, row_PxC, label_P):
         mine, slot = segment.holder(start // segment.block)
         at = slot * segment.block + start % segment.block
-        short_PxC, scale_P, slack_P = short_factors.to_integers(row_PxC)
+        short_PxC, scale_P, slack_P = short_factors.to_integers(
+            short_factors.mix(row_PxC)
+        )
 
         def put(old, new):
             kept = jax.lax.dynamic_slice_in_dim(old, at, len(new))

@@ -15,6 +15,10 @@ import numpy as np
 
 _SAMPLE = 8192  # rows of each set used to find the principal dimensions
 _ROUND_UP = 128  # the number of screening dimensions is a multiple of it
+_MIXED = 64  # dimensions that are mixed with each other, a power of four
+# Bound on the rounding error of the product of two mixed unit rows: the error
+# of a sum of S numbers is at most S 2^-24 times the sum of their sizes.
+MIXING = 2 * _MIXED**1.5 * 2.0**-24
 _LEFT_OUT = 0.02  # maximum share of the squared norm that screening omits
 
 
@@ -111,6 +115,31 @@ def products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
+
+
+def mix(row_NxC: jax.Array) -> jax.Array:
+    """Rotates rows, so that few dimensions do not hold most of their norm.
+
+    Each row's scale follows its largest number, which a rotation makes smaller
+    if it is far above the others. Dimensions are drawn into blocks, to each of
+    which a Hadamard matrix is applied. All its entries are the same power of
+    two, up to the sign, so only the sums are rounded: see `MIXING`.
+    """
+    width = row_NxC.shape[1]
+    size = max(n for n in (1, 4, 16, _MIXED) if width % n == 0)
+    rng = np.random.default_rng(0)
+    order, sign = rng.permutation(width), rng.choice([-1.0, 1.0], width)
+    hadamard = np.ones((1, 1), np.float32)
+    while len(hadamard) < size:
+        hadamard = np.kron([[0.5, 0.5], [0.5, -0.5]], hadamard)
+        hadamard = np.kron([[1.0, 1.0], [1.0, -1.0]], hadamard)
+    signed_NxC = row_NxC * sign.astype(np.float32)[None, :]
+    mixed_NxBxS = jnp.matmul(
+        signed_NxC[:, order].reshape(len(row_NxC), -1, size),
+        hadamard.astype(np.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return mixed_NxBxS.reshape(row_NxC.shape)
 
 
 def to_integers(

@@ -207,8 +207,8 @@ def find_model(store: LocalStore) -> paths.Path:
             return folder
     if not found:
         raise UserError(
-            f"The index in {store.path.parent} does not know its model; name "
-            "its workdir with --workdir=FOLDER."
+            f"The index in {store.path.parent} does not know where its "
+            "model is; pass the model, or its workdir with --workdir=FOLDER."
         )
     raise UserError(
         f"The model of the index in {store.path.parent} is missing: there is "

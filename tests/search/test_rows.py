@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.search import segment_search
 from mixer_jax.search.rows import Rows
+from tests import several
 
 DIM = 12
 
@@ -226,3 +227,18 @@ def test_wrong_arguments_raise_an_error():
     with pytest.raises(IndexError, match=r"Row 2 .* 2 rows"):
         rows.remove([0, 2])
     assert rows.search(query, 2)[0].tolist() == [[0, 1]]
+
+
+@pytest.mark.slow
+def test_results_are_the_same_in_several_processes(compiled):
+    script = str(several.ROOT / "tests/search/rows_worker.py")
+    printed = []
+    for count in (1, 2, 4):
+        begun = several.begin([script], count, 4 // count, compiled, True)
+        ended = several.finish(begun)
+        assert [one.code for one in ended] == [0] * count, ended
+        for one in ended:
+            lines = one.output.splitlines()
+            printed.append([line for line in lines if line.startswith("(")])
+    assert len(printed[0]) == 7
+    assert all(lines == printed[0] for lines in printed)

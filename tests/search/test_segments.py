@@ -22,7 +22,7 @@ def test_changes_reuse_memory():
     assert empty.whole.is_deleted()
     assert empty.short.is_deleted()
     np.testing.assert_array_equal(added.whole[:4], vectors)
-    np.testing.assert_array_equal(added.short[:4], 127 * vectors)
+    assert (np.abs(added.short[:4]).max(axis=1) == 127).all()
     whole = added.whole
     removed = segments.remove(added, np.array([1, 1]))
     assert removed.whole is whole

@@ -40,3 +40,30 @@ def test_the_fast_dtype_is_measured_once():
     dtype = short_factors.fast_dtype()
     assert dtype in (jnp.dtype("float32"), jnp.dtype("bfloat16"))
     assert short_factors.fast_dtype() is dtype
+
+
+def test_mixing_is_a_rotation():
+    for width in (7, 24, 256):
+        rows = _random(50, width)
+        mixed = np.asarray(short_factors.mix(rows), np.float64)
+        np.testing.assert_allclose(
+            mixed @ mixed.T,
+            rows.astype(np.float64) @ rows.T.astype(np.float64),
+            atol=short_factors.MIXING,
+        )
+    corner = short_factors.mix(jnp.eye(256)[:1])
+    assert abs(corner).max() == 1 / 8
+
+
+def test_integers_are_within_their_distance():
+    rows = _random(100, 24)
+    rows[3] = 0
+    integers, scale, distance = map(np.asarray, short_factors.to_integers(rows))
+    rounded = integers * scale[:, None].astype(np.float64)
+    np.testing.assert_allclose(
+        np.linalg.norm(rows - rounded, axis=1), distance, rtol=1e-4
+    )
+    assert abs(integers).max() == 127
+    assert not integers[3].any()
+    assert distance[3] == 0
+    assert 0 < distance[0] < 0.02

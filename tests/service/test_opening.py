@@ -89,6 +89,15 @@ def test_an_index_is_created_once(color_run, tmp_path):
         assert dict(index.store.fields) == {"brand": "text", "size": "number"}
 
 
+def test_an_index_may_not_know_where_its_model_is(color_run, tmp_path):
+    mixer_jax.open_index(tmp_path / "new", mixer_jax.load(color_run)).close()
+    with (
+        mixer_jax.open_index(tmp_path / "new") as index,
+        pytest.raises(UserError, match="does not know where its model is; pas"),
+    ):
+        index.search(RED)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -581,6 +581,33 @@ def test_a_rebuilt_index_replaces_the_served_one(own, place, color_net):
         assert [one["id"] for one in found["results"]] == ["only"]
 
 
+def test_rebuilt_indexes_are_looked_for(
+    own, place, color_net, monkeypatch, capsys
+):
+    looked = threading.Semaphore(0)
+    refresh = own.refresh
+
+    def look():
+        try:
+            return refresh()
+        finally:
+            looked.release()
+
+    monkeypatch.setattr(server, "_LOOK", 0.01)
+    monkeypatch.setattr(own, "refresh", look)
+    with TestClient(server.make_app(own)) as client:
+        rebuild(place, color_net, fingerprint="another")
+        for _ in range(3):
+            looked.acquire()
+        assert client.get("/readyz").json()["items"] == 12
+        rebuild(place, color_net)
+        while own.count == 1:
+            looked.acquire()
+        assert client.get("/readyz").json()["items"] == 1
+    warnings = capsys.readouterr().err
+    assert warnings.count("the new index is not used") == 1
+
+
 def test_writes_of_other_processes_are_found(own, place):
     with TestClient(server.make_app(own)) as client:
         with opening.open_with(place, own.current.encoder.model) as other:

@@ -8,7 +8,7 @@ All conditions must hold. An item without the field meets none.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mixer_jax.runtime.errors import UserError
@@ -63,14 +63,11 @@ def _term(
     """Returns the SQL of one condition, and a parameter per use of `value`."""
     if isinstance(condition, Mapping):
         return _range(value, name, condition, kind)
-    if isinstance(condition, Sequence) and not isinstance(condition, str):
-        for one in condition:
-            _check(name, one, kind)
+    if isinstance(condition, Collection) and not isinstance(condition, str):
         # As JSON, because the number of parameters is limited.
-        text = json.dumps(list(condition))
+        text = json.dumps([_check(name, one, kind) for one in condition])
         return f"{value} IN (SELECT value FROM json_each(?))", [text]
-    _check(name, condition, kind)
-    return f"{value} = ?", [condition]
+    return f"{value} = ?", [_check(name, condition, kind)]
 
 
 def _range(
@@ -86,13 +83,14 @@ def _range(
         )
     if kind == fields.FLAG:
         raise UserError(f"Field {name!r} is a flag; it cannot have a range.")
-    for one in ends.values():
-        _check(name, one, kind)
     terms = [f"{value} {_ENDS[end]} ?" for end in ends]
-    return " AND ".join(terms), list(ends.values())
+    limits = [_check(name, one, kind) for one in ends.values()]
+    return " AND ".join(terms), limits
 
 
-def _check(name: str, value: Any, kind: str) -> None:
+def _check(name: str, value: Any, kind: str) -> Any:
+    """Returns a value of the kind; raises a `UserError` for another one."""
+    value = fields.plain(value)
     if fields.kind_of(value) != kind:
         raise UserError(
             f"Field {name!r} is a {kind}; it cannot be compared with "
@@ -103,3 +101,4 @@ def _check(name: str, value: Any, kind: str) -> None:
             f"Field {name!r} cannot be compared with {quoted(value)}, which "
             "has a null character or a lone surrogate."
         )
+    return value

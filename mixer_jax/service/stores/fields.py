@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import did_you_mean, listing, quoted
 from mixer_jax.service.stores.interface import Value
@@ -61,8 +63,14 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
     return dict(fields)
 
 
+def plain(value: Any) -> Any:
+    """Returns a scalar of NumPy as one of Python, and others unchanged."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def kind_of(value: Any) -> str:
     """Returns the kind of a value; "" if it cannot be that of a field."""
+    value = plain(value)
     if isinstance(value, bool):
         return FLAG
     if isinstance(value, str):
@@ -104,7 +112,10 @@ def check(
     Raises:
       UserError: if a field is not declared or has a value of another kind.
     """
-    values = {k: v for k, v in (given or {}).items() if v is not None}
+    values = {name: plain(value) for name, value in (given or {}).items()}
+    values = {
+        name: value for name, value in values.items() if value is not None
+    }
     for name, value in values.items():
         if name in BUILT_IN or name not in declared:
             hint = did_you_mean(str(name), declared) or "."

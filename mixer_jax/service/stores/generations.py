@@ -91,7 +91,7 @@ def owned(folder: str | os.PathLike) -> Iterator[None]:
         if not path.is_file():
             raise UserError(
                 f"An index cannot be written to {os.fspath(folder)}: {path} is "
-                "a folder; remove it, or choose another folder with --out."
+                "a folder; remove it, or choose another folder."
             )
     with folders.owned(folder, KIND):
         yield

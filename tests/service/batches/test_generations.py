@@ -29,7 +29,7 @@ def test_the_model_of_the_index_is_used_again(place, color_net, monkeypatch):
     assert open_(color_net).model is color_net
     other = Model(color_net._trained)
     monkeypatch.setattr(Model, "fingerprint", "other")
-    with pytest.raises(UserError, match="does not know its model"):
+    with pytest.raises(UserError, match="does not know where its model"):
         # Another model is loaded from the recorded place.
         _ = open_(other).model
 
@@ -60,6 +60,6 @@ def test_nothing_stays_open_if_the_start_fails(place, color_net, monkeypatch):
     monkeypatch.setattr(
         LocalStore, "close", lambda self: closed.append(close(self))
     )
-    with pytest.raises(UserError, match="does not know its model"):
+    with pytest.raises(UserError, match="does not know where its model"):
         Generations(opener(place), PIXELS)
     assert closed

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 
+import numpy as np
 import pytest
 
 from mixer_jax.runtime.errors import UserError
@@ -52,6 +53,10 @@ def find():
         ({"brand": "ACME"}, []),
         ({"brand": ["zen", "it's", "no"]}, [1, 2]),
         ({"brand": ("é",)}, [3]),
+        ({"brand": {"acme", "zen"}}, [0, 1]),
+        ({"brand": np.array(["acme"])}, [0]),
+        ({"price": {"min": np.float32(2.5), "max": np.int64(9)}}, [1]),
+        ({"new": np.bool_(True)}, [0]),
         ({"brand": []}, []),
         ({"price": 1.0}, [0]),
         ({"price": [1, 10]}, [0, 3]),

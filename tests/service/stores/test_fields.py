@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from mixer_jax.runtime.errors import UserError
@@ -26,6 +27,9 @@ def test_values_are_checked():
         "new": True,
     }
     assert fields.check("a", None, KINDS) == {}
+    given = {"price": np.int64(2), "new": np.bool_(False)}
+    values = fields.check("a", given, KINDS)
+    assert list(map(type, values.values())) == [int, bool]
     for wrong, message in (
         ({"price": True}, "this field is a number"),
         ({"price": float("nan")}, "'price' of item 'a' is nan"),
