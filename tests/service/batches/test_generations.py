@@ -26,12 +26,14 @@ def rebuild(folder, model, fingerprint=None):
 
 def test_the_model_of_the_index_is_used_again(place, color_net, monkeypatch):
     open_ = opener(place)
-    assert open_(color_net).model is color_net
+    with open_(color_net) as index:
+        assert index.model is color_net
     other = Model(color_net._trained)
     monkeypatch.setattr(Model, "fingerprint", "other")
-    with pytest.raises(UserError, match="does not know where its model"):
-        # Another model is loaded from the recorded place.
-        _ = open_(other).model
+    # Another model is loaded from the recorded place.
+    expected = pytest.raises(UserError, match="does not know where its model")
+    with open_(other) as index, expected:
+        _ = index.model
 
 
 def test_a_generation_stays_open_while_it_is_used(own, place, color_net):
