@@ -63,7 +63,6 @@ _UNROUTED = {
     "openapi.json.",
 }
 _GRACE = 5  # seconds to finish open requests at shutdown
-_SWITCH = 0.001  # seconds until a thread yields to others
 _LOOK = 2.0  # seconds between looks for a rebuilt index
 _HEADERS = ["Authorization", "Content-Type", "X-API-Key", tracing.HEADER]
 _METHODS = ["GET", "POST", "PUT", "DELETE"]
@@ -206,8 +205,6 @@ async def _watch(service: Service) -> None:
 def run(app: Starlette, listener: socket.socket) -> None:
     """Serves the application until Ctrl-C or SIGTERM."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    # Threads that decode and search must not delay the event loop.
-    sys.setswitchinterval(_SWITCH)
     # Log only exceptions, not the messages about canceled requests.
     logging.getLogger("uvicorn.error").addFilter(_has_traceback)
     config = uvicorn.Config(
