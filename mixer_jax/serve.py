@@ -3,9 +3,10 @@
     python -m mixer_jax.serve --index=runs/quickstart/index \
         [--host=127.0.0.1] [--port=8000]
 
-`mixer_jax/service/server.py` documents the API. Ctrl-C or SIGTERM stops the
+`mixer_jax/service/server.py` lists the requests. Ctrl-C or SIGTERM stops the
 server, with exit code 0 if it was serving and 75 if it was still starting. Port
-0 selects a free port.
+0 selects a free port. API keys are read from files or, as in env:NAME, from
+environment variables.
 """
 
 import argparse
@@ -14,8 +15,10 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.data.images import memory
-from mixer_jax.runtime import command, parsing
+from mixer_jax.runtime import command, numbers, parsing
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import opening
+from mixer_jax.service.batches import generations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,12 +29,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host = "address to listen on; 0.0.0.0 for all interfaces"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=8000, help="0 selects a free port")
-    size = "maximum size of an uploaded picture"
-    add("--max-megabytes", type=float, default=20, help=size)
+    add("--max-megabytes", type=float, default=20, help="size of a request")
     pixels = "maximum size of a decoded picture"
     add("--max-megapixels", type=float, default=50, help=pixels)
-    add("--workdir", default="", help="workdir of the model, if moved")
-    add("--images", default="", help="folder of the pictures, if moved")
+    add("--workdir", help="workdir of the model, if moved")
+    add("--images", help="folder of the pictures, if moved")
+    add("--write-key", help="file of the key that allows writing")
+    add("--read-key", help="file of the key that reading needs")
+    cors = "origin whose pages may send requests; may be repeated"
+    add("--cors-origin", action="append", default=[], help=cors)
+    log = "log requests as JSON on standard error"
+    add("--log-requests", action="store_true", help=log)
+    add("--events", help="folder to record searches and clicks in")
+    days = "how long events are kept"
+    add("--events-days", type=numbers.whole(1, 36_500), default=90, help=days)
     given = parser.parse_args(arguments)
     return command.run(lambda: _serve(given))
 
@@ -40,7 +51,8 @@ def _serve(given: argparse.Namespace) -> None:
     try:
         import python_multipart  # noqa: F401  (starlette needs it for forms)
 
-        from mixer_jax.service import opening, server
+        from mixer_jax.service import server
+        from mixer_jax.service.http import settings
     except ImportError as error:
         raise UserError(
             f"Serving needs the package {error.name}, which is not installed; "
@@ -48,23 +60,29 @@ def _serve(given: argparse.Namespace) -> None:
         ) from error
     memory.allow(given.max_megapixels, "--max-megapixels")
     memory.return_freed_blocks()
-    places = {"workdir": given.workdir or None, "images": given.images or None}
-    with opening.open_with(given.index, **places) as index:
+    chosen = settings.read(given)
+    open_ = generations.opener(
+        given.index, workdir=given.workdir, images=given.images
+    )
+    # Report a missing index before the model is compiled.
+    with open_(None) as index:
         if message := opening.check_images(index):
             print(f"warning: {message}", file=sys.stderr)
-        workdir = given.workdir or opening.find_model(index.store)
-        with server.listen(given.host, given.port) as listener:
-            searcher = server.Searcher(index, workdir, given.max_megapixels)
-            app = server.make_app(searcher, given.max_megabytes)
-            # uvicorn finishes pending responses, then raises the signal again.
-            with contextlib.suppress(KeyboardInterrupt):
-                print(
-                    f"Serving {len(index)} documents at "
-                    f"{server.address(listener)} (Ctrl-C to stop)",
-                    flush=True,
-                )
-                server.run(app, listener)
-            print("Stopped.")
+    with (
+        server.listen(given.host, given.port) as listener,
+        generations.Generations(open_, chosen.max_pixels) as opened,
+    ):
+        count = len(opened.current.index)
+        app = server.make_app(opened, chosen)
+        # uvicorn finishes pending responses, then raises the signal again.
+        with contextlib.suppress(KeyboardInterrupt):
+            print(
+                f"Serving {count} items at {server.address(listener)} "
+                "(Ctrl-C to stop)",
+                flush=True,
+            )
+            server.run(app, listener)
+        print("Stopped.")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _serve_one(command, folder, picture):
             with urllib.request.urlopen(url) as page:
                 assert b"</html>" in page.read()
             request = urllib.request.Request(
-                f"{url}/search?k=12", picture.read_bytes()
+                f"{url}/v1/search?k=12", picture.read_bytes()
             )
             with urllib.request.urlopen(request) as answer:
                 found = json.load(answer)["results"]

@@ -23,6 +23,7 @@ REACHED = {
     "runtime.ownership.replacing": {"categorize", "categories.aggregate"},
     "runtime.processes": {"main"},
     "service.opening": {"serve"},
+    "service.stores.generations": {"index"},
     "retrieval.places": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
     "training.checkpoint.failed_saves": {"main"},

@@ -33,7 +33,7 @@ def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
 
     def ask(url):
         # Wait for the server, then stop it as Ctrl-C does.
-        with urllib.request.urlopen(f"{url}/search?k=2", picture) as answer:
+        with urllib.request.urlopen(f"{url}/v1/search?k=2", picture) as answer:
             answers.append(json.load(answer))
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -47,9 +47,9 @@ def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
     monkeypatch.setattr(server, "listen", listen)
     assert serve.main([f"--index={folder}", "--port=0"]) == 0
     output = capsys.readouterr().out
-    assert "Serving 12 documents at http://127.0.0.1:" in output
+    assert "Serving 12 items at http://127.0.0.1:" in output
     assert "Stopped." in output
-    found = [result["category_id"] for result in answers[0]["results"]]
+    found = [result["category"] for result in answers[0]["results"]]
     assert found == ["green", "green"]
 
 

@@ -15,9 +15,14 @@ from mixer_jax.data.images import decoding as images_lib
 from mixer_jax.data.images import pictures
 from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
-from mixer_jax.models import zero_shot
-from mixer_jax.models.fusion import FUSIONS
-from mixer_jax.retrieval import bundle, embed, evaluate, rows_file, runs
+from mixer_jax.retrieval import (
+    bundle,
+    documents,
+    embed,
+    evaluate,
+    rows_file,
+    runs,
+)
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime import threads as threads_lib
@@ -65,7 +70,7 @@ class Model:
             for role in (table.QUERY, table.DOCUMENT)
         }
         fusion = trained.config.model.fusion
-        if not ignores_text and not _uses_text(fusion):
+        if not ignores_text and not documents.uses_text(fusion):
             ignores_text = f"its fusion, {fusion!r}, does not use text"
         self.ignores_text = ignores_text
 
@@ -157,24 +162,57 @@ class Model:
           UserError: if a document cannot be embedded; the message names the
             first.
         """
-        pairs = _align(images, texts)
+        pairs = documents.align(images, texts)
         if self.ignores_text:
             self._require_images(*pairs)
             pairs = pairs[0], [""] * len(pairs[1])
-        _require_content(*pairs)
+        documents.require_content(*pairs)
         some_images, some_texts = pairs
 
         def load(rows: slice) -> Batch:
-            tokens, mask = self._tokenizer(some_texts[rows])
             part = some_images[rows]
-            return {
-                "image": self._load_pixels(part, rows.start),
-                "has_image": np.array([x is not None for x in part]),
-                "tokens": tokens,
-                "token_mask": mask,
-            }
+            pixels = self._load_pixels(part, rows.start)
+            has_image = np.array([one is not None for one in part])
+            return self._document_batch(pixels, has_image, some_texts[rows])
 
         return self._embed(table.DOCUMENT, len(some_images), load, batch_size)
+
+    def embed_pixels(
+        self,
+        pixels: np.ndarray,
+        texts: Sequence[str] | None = None,
+        *,
+        has_image: np.ndarray | None = None,
+        batch_size: int = 64,
+    ) -> np.ndarray:
+        """Embeds decoded pictures, as queries, or with texts as documents.
+
+        Args:
+          pixels: uint8 `[N, S, S, 3]`; see `data.images.decoding.decode`.
+          texts: N texts, "" for none; None for queries.
+          has_image: bool `[N]`, False for documents without a picture; by
+            default, all have one.
+          batch_size: the maximum number embedded at once. Smaller numbers are
+            padded to powers of two, so that few programs are compiled.
+
+        Returns:
+          f32 `[N, D]`, unit rows.
+        """
+        if has_image is None:
+            has_image = np.ones(len(pixels), bool)
+
+        def load(rows: slice) -> Batch:
+            if texts is None:
+                return {"image": pixels[rows]}
+            some = list(texts[rows])
+            return self._document_batch(pixels[rows], has_image[rows], some)
+
+        role = table.QUERY if texts is None else table.DOCUMENT
+        return self._embed(role, len(pixels), load, batch_size)
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Returns the number of tokens of texts, as far as they are read."""
+        return int(self._tokenizer(list(texts))[1].sum())
 
     def evaluate(
         self,
@@ -249,6 +287,13 @@ class Model:
             warnings.warn(
                 f"Texts are ignored: {self.ignores_text}.", stacklevel=3
             )
+
+    def _document_batch(
+        self, pixels: np.ndarray, has_image: np.ndarray, texts: list[str]
+    ) -> Batch:
+        tokens, mask = self._tokenizer(texts)
+        arrays = {"tokens": tokens, "token_mask": mask}
+        return {"image": pixels, "has_image": has_image} | arrays
 
     def _load_pixels(self, images: Sequence, start: int) -> np.ndarray:
         """Decodes pictures in threads: uint8 `[N, S, S, 3]`, white for None."""
@@ -337,45 +382,6 @@ def load_measured(
         if row["model"] == runs.OURS and row["stage"] == trained.config.name
     ]
     return trained, rows
-
-
-def _uses_text(fusion: str) -> bool:
-    if fusion in zero_shot.NAMES:
-        return fusion == zero_shot.CLIP
-    return FUSIONS[fusion].uses_text
-
-
-def _align(
-    images: Sequence | None, texts: Sequence[str | None] | None
-) -> tuple[list, list[str]]:
-    """Returns image and text lists of equal length, filling in missing ones."""
-    if images is None and texts is None:
-        raise UserError("Documents need images, texts or both.")
-    if isinstance(texts, str):
-        raise UserError("texts is a single string; put it in a list.")
-    text_list = None if texts is None else list(texts)
-    image_list: list = [None] * len(text_list or ())
-    if images is not None:
-        image_list = list(pictures.check_list(images, "images"))
-    if text_list is None:
-        return image_list, [""] * len(image_list)
-    for row, one in enumerate(text_list):
-        if one is not None and not isinstance(one, str):
-            raise UserError(
-                f"texts[{row}] is a {type(one).__name__}, not a string."
-            )
-    if len(image_list) != len(text_list):
-        raise UserError(
-            f"There are {len(image_list)} images but {len(text_list)} texts; "
-            "give one of each per document, with None for a missing one."
-        )
-    return image_list, [one or "" for one in text_list]
-
-
-def _require_content(images: list, texts: list[str]) -> None:
-    for row, (image, one) in enumerate(zip(images, texts, strict=True)):
-        if image is None and not one.strip():
-            raise UserError(f"Document {row} has neither a picture nor a text.")
 
 
 def _padded_size(count: int, batch_size: int, mesh: Mesh) -> int:

@@ -1,228 +1,205 @@
 """Serves an index over HTTP: a search page and a JSON API.
 
-GET  /             the page
-POST /search?k=12  the k documents nearest to an image, sent as the body or as a
-                   file in a form
-GET  /image/NUMBER  the picture of a result
-GET  /health       number of documents, workdir and step of the model
+GET  /                     the page
+POST /v1/search            the nearest items; see `http.searches`
+     /v1/items             reads and writes items; see `http.items`
+POST /v1/embeddings        embeddings; see `http.embeddings`
+POST /v1/events            records clicks; see `http.events`
+GET  /openapi.json         the description of all requests
+GET  /healthz /readyz      whether the process runs, and answers searches
+GET  /metrics              numbers for Prometheus
 
 All URLs in responses are relative, so that a proxy can add a prefix.
 """
 
+import asyncio
+import contextlib
 import errno
 import logging
-import os
-import re
 import socket
-import threading
-import time
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
 from importlib import resources
-from typing import Any
 
 import anyio
 import jinja2
-import numpy as np
 import uvicorn
-from PIL import Image
 from starlette.applications import Starlette
-from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+)
 from starlette.routing import Route
 
-from mixer_jax.data.images import decoding, faults
-from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import connections, middleware, pictures, uploads
-from mixer_jax.service.items import Index
-from mixer_jax.service.stores.interface import Hit
+from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.service.batches.generations import MAX_K, Generations
+from mixer_jax.service.http import (
+    connections,
+    embeddings,
+    events,
+    items,
+    middleware,
+    schema,
+    searches,
+    tracing,
+)
+from mixer_jax.service.http.context import Service
+from mixer_jax.service.http.parameters import DEFAULT_K
+from mixer_jax.service.http.settings import DEFAULTS, Settings
+from mixer_jax.service.http.uploads import MEGABYTE
 
-MAX_K, DEFAULT_K = 100, 12
-MAX_MEGAPIXELS = 50.0
-MEGABYTE = uploads.MEGABYTE
-# Formats that browsers show. Some other decoders start external programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-_SUPPORTED = "a PNG, JPEG, WebP, GIF, BMP or AVIF file is required"
 # Replacements for the router's messages.
 _UNROUTED = {
-    "Not Found": "There is nothing at this URL; POST a picture to search. "
+    "Not Found": "There is nothing at this URL; POST a picture to v1/search. "
     "A proxy must strip its prefix.",
-    "Method Not Allowed": "This URL does not support this method; POST a "
-    "picture to search, and GET the other URLs.",
+    "Method Not Allowed": "This URL does not support this method; see "
+    "openapi.json.",
 }
 _GRACE = 5  # seconds to finish open requests at shutdown
-_MAX_SEARCHES = 8  # concurrent searches; others wait without using a thread
+_LOOK = 2.0  # seconds between looks for a rebuilt index
+_HEADERS = ["Authorization", "Content-Type", "X-API-Key", tracing.HEADER]
+_METHODS = ["GET", "POST", "PUT", "DELETE"]
 
 
-class Searcher:
-    """Finds the documents nearest to a picture.
-
-    The constructor compiles everything, so that the first search takes no
-    longer than later ones. Instances are thread-safe.
-
-    Attributes:
-      index: the index that is searched.
-      workdir: where its model is.
-      max_pixels: the maximum number of pixels of a decoded picture.
-    """
-
-    def __init__(
-        self,
-        index: Index,
-        workdir: str | os.PathLike,
-        max_megapixels: float = MAX_MEGAPIXELS,
-    ):
-        """Compiles the search.
-
-        Args:
-          index: the documents, and the model that embeds queries.
-          workdir: where the model is, for people.
-          max_megapixels: the maximum size of a decoded picture.
-        """
-        self.index, self.workdir = index, os.fspath(workdir)
-        self.max_pixels = int(max_megapixels * 1e6)
-        self._size = index.model.image_size
-        self._lock = threading.Lock()
-        self._find(decoding.blank(self._size), MAX_K)
-
-    def search(self, content: bytes, k: int) -> list[Hit]:
-        """Finds the documents nearest to a picture.
-
-        Args:
-          content: the bytes of an image file.
-          k: the number of documents, at most `MAX_K`.
-
-        Returns:
-          The documents, the nearest first; fewer than k if the index has fewer.
-
-        Raises:
-          UnreadableImageError: if the content is not a picture.
-        """
-        Image.init()
-        pixels = decoding.decode(
-            content,
-            self._size,
-            self.max_pixels,
-            option="--max-megapixels",
-            formats=[name for name in _FORMATS if name in Image.OPEN],
-        )
-        return self._find(pixels, k)
-
-    def _find(self, pixels: np.ndarray, k: int) -> list[Hit]:
-        with self._lock:
-            embeddings = self.index.model.embed_queries(pixels[None])
-        (hits,) = self.index.store.search(embeddings, k)
-        return hits
-
-
-def make_app(searcher: Searcher, max_megabytes: float = 20) -> Starlette:
+def make_app(
+    generations: Generations, settings: Settings = DEFAULTS
+) -> Starlette:
     """Returns the ASGI application.
 
     Args:
-      searcher: finds the documents.
-      max_megabytes: the maximum size of an uploaded picture.
-
-    Raises:
-      UserError: if `max_megabytes` is not above 0 and at most 1000.
+      generations: the index.
+      settings: the options.
     """
-    if not 0 < max_megabytes <= 1000:
-        raise UserError(
-            f"--max-megabytes is {max_megabytes:g}; it must be more than 0 and "
-            "at most 1000."
-        )
-    index = searcher.index
-    reader = uploads.Reader(max_megabytes)
-    limiter = anyio.CapacityLimiter(_MAX_SEARCHES)
-
-    # Functions that read the index run in threads.
-    def home(request: Request) -> HTMLResponse:
-        return HTMLResponse(_render(searcher, max_megabytes))
-
-    def health(request: Request) -> JSONResponse:
-        return JSONResponse(
-            {
-                "documents": len(index),
-                "workdir": searcher.workdir,
-                "step": index.model.step,
-            }
-        )
-
-    async def answer_search(request: Request) -> JSONResponse:
-        url_k = _queried_k(request.query_params)
-        async with reader.read(request) as upload:
-            if url_k is not None and upload.k is not None:
-                raise HTTPException(
-                    400, "Both the URL and the form have a k; give only one."
-                )
-            k = url_k or (_read_k(upload.k) if upload.k is not None else 0)
-            # Run in a thread, since the search would block the event loop.
-            answer = await anyio.to_thread.run_sync(
-                find, upload.content, k or DEFAULT_K, limiter=limiter
-            )
-        return JSONResponse(answer)
-
-    def find(content: bytes, k: int) -> dict[str, Any]:
-        start = time.perf_counter()
-        try:
-            found = searcher.search(content, k)
-        except decoding.UnreadableImageError as error:
-            raise HTTPException(400, refusal(content, error)) from error
-        seconds = time.perf_counter() - start
-        return {
-            "results": [_result(hit) for hit in found],
-            "milliseconds": round(1000 * seconds, 1),
-        }
-
-    def picture(request: Request) -> Response:
-        digits = request.path_params["number"]
-        # int() raises an error for thousands of digits.
-        number = int(digits) if re.fullmatch("[0-9]{1,18}", digits) else -1
-        found = index.store.picture(number)
-        if found is None:
-            raise HTTPException(404, f"There is no document {digits[:20]}.")
-        if found.thumbnail:
-            return pictures.respond_with(found.thumbnail)
-        if index.path_of(found.image) is None:
-            raise HTTPException(404, f"Document {number} has no picture.")
-        images, limit = index.images, searcher.max_pixels
-        return pictures.respond(images, found.image, number, limit)
-
+    service = Service(
+        generations,
+        max_megabytes=settings.max_megabytes,
+        keys=settings.keys,
+        recorder=settings.recorder,
+    )
     app = Starlette(
         routes=[
-            Route("/", home),
-            Route("/health", health),
-            Route("/search", answer_search, methods=["POST"]),
-            Route("/image/{number}", picture),
+            *_pages(service, settings),
+            *searches.routes(service),
+            *items.routes(service, settings.max_pixels),
+            *embeddings.routes(service),
+            *events.routes(service),
         ],
-        middleware=[Middleware(middleware.with_single_slashes)],
-        exception_handlers={HTTPException: _report, Exception: _report_bug},
+        middleware=_layers(service, settings),
+        exception_handlers={
+            HTTPException: _report,
+            UserError: _report_user,
+            PassingError: _report_passing,
+            Exception: _report_bug,
+        },
+        lifespan=_lifespan(service),
     )
     # Redirects would use absolute URLs, which lack a proxy's prefix.
     app.router.redirect_slashes = False
     return app
 
 
-def _result(hit: Hit) -> dict[str, Any]:
-    return {
-        "sample_id": hit.id,
-        "text": hit.text,
-        "category_id": hit.category,
-        "score": hit.score,
-        "image": f"image/{hit.number}" if hit.number >= 0 else None,
-    }
+def _layers(service: Service, settings: Settings) -> list[Middleware]:
+    layers = [
+        Middleware(middleware.with_whole_segments),
+        Middleware(
+            tracing.with_tracing,
+            metrics=service.metrics,
+            log=settings.log_requests,
+        ),
+    ]
+    if settings.origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.origins,
+                allow_methods=_METHODS,
+                allow_headers=_HEADERS,
+                expose_headers=[tracing.HEADER, "Retry-After"],
+            )
+        )
+    return layers
 
 
-def refusal(content: bytes, error: decoding.UnreadableImageError) -> str:
-    """Returns a message that tells the client why a picture is rejected."""
-    kind = faults.describe(content)
-    if error.kind == faults.TOO_LARGE:
-        return f"This is {kind}, but {error.reason}."
-    if error.kind in (faults.TRUNCATED, faults.CORRUPT):
-        return f"This is {kind} that cannot be read: it is {error.kind}."
-    if error.kind == faults.NO_AREA:
-        return f"This is {kind} that cannot be read: it has {error.kind}."
-    return f"This is {kind}; {_SUPPORTED}."
+def _pages(service: Service, settings: Settings) -> list[Route]:
+    """Returns the routes of everything but the API."""
+
+    async def home(request: Request) -> HTMLResponse:
+        page = await anyio.to_thread.run_sync(_render, service, settings)
+        return HTMLResponse(page)
+
+    async def health(request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(request: Request) -> JSONResponse:
+        return JSONResponse(await anyio.to_thread.run_sync(_state, service))
+
+    async def metrics(request: Request) -> Response:
+        service.keys.require_read(request)
+        text = await anyio.to_thread.run_sync(service.metrics.text)
+        kind = "text/plain; version=0.0.4"
+        return PlainTextResponse(text, media_type=kind)
+
+    document = schema.document()
+
+    async def describe(request: Request) -> JSONResponse:
+        return JSONResponse(document)
+
+    return [
+        Route("/", home),
+        Route("/healthz", health),
+        Route("/readyz", ready),
+        Route("/metrics", metrics),
+        Route("/openapi.json", describe),
+    ]
+
+
+def _state(service: Service) -> dict[str, object]:
+    with service.generations.use() as generation:
+        return {
+            "status": "ready",
+            "items": generation.index.store.count(),
+            "fingerprint": generation.index.store.fingerprint,
+            "step": generation.index.model.step,
+        }
+
+
+def _lifespan(service: Service):
+    """Returns what starts and ends with the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(service))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await anyio.to_thread.run_sync(service.close)
+
+    return lifespan
+
+
+async def _watch(service: Service) -> None:
+    """Switches to rebuilt indexes."""
+    reported = ""
+    while True:
+        await asyncio.sleep(_LOOK)
+        try:
+            await anyio.to_thread.run_sync(service.generations.refresh)
+            reported = ""
+        except Exception as error:  # The previous generation still works.
+            if str(error) != reported:
+                print(
+                    f"warning: the new index is not used: {error}",
+                    file=sys.stderr,
+                )
+            reported = str(error)
 
 
 def run(app: Starlette, listener: socket.socket) -> None:
@@ -284,32 +261,7 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _queried_k(query: QueryParams) -> int | None:
-    """Returns the parameter k of a URL, or None if it is missing."""
-    for name in query:
-        if name != "k":
-            raise HTTPException(
-                400,
-                f"The URL has the parameter {name[:20]!r}; only k is "
-                f"supported, as in search?k={DEFAULT_K}.",
-            )
-    if len(query.getlist("k")) > 1:
-        raise HTTPException(400, "The URL has more than one k; give only one.")
-    return _read_k(query["k"]) if query else None
-
-
-def _read_k(text: str) -> int:
-    # int() would also accept 1_0 and digits from other scripts.
-    digits = text.strip()
-    k = int(digits) if re.fullmatch("[0-9]{1,9}", digits) else 0
-    if not 1 <= k <= MAX_K:
-        raise HTTPException(
-            400, f"k is {text[:20]!r}; it must be a number from 1 to {MAX_K}."
-        )
-    return k
-
-
-def _render(searcher: Searcher, max_megabytes: float) -> str:
+def _render(service: Service, settings: Settings) -> str:
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -317,15 +269,18 @@ def _render(searcher: Searcher, max_megabytes: float) -> str:
         lstrip_blocks=True,
     )
     template = resources.files(__package__).joinpath("page.html")
-    return environment.from_string(template.read_text("utf-8")).render(
-        count=len(searcher.index),
-        step=searcher.index.model.step,
-        workdir=searcher.workdir,
-        limit=int(max_megabytes * MEGABYTE),
-        limit_text=f"{max_megabytes:g} MB",
-        default_k=DEFAULT_K,
-        max_k=MAX_K,
-    )
+    with service.generations.use() as generation:
+        model = generation.index.model
+        return environment.from_string(template.read_text("utf-8")).render(
+            count=generation.index.store.count(),
+            step=model.step,
+            has_text=not model.ignores_text,
+            records=settings.recorder is not None,
+            limit=int(settings.max_megabytes * MEGABYTE),
+            limit_text=f"{settings.max_megabytes:g} MB",
+            default_k=DEFAULT_K,
+            max_k=min(MAX_K, 100),
+        )
 
 
 def _report(request: Request, error: HTTPException) -> JSONResponse:
@@ -333,6 +288,16 @@ def _report(request: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
+def _report_user(request: Request, error: UserError) -> JSONResponse:
+    # A damaged or read-only index is no mistake of the client.
+    is_ours = isinstance(error.__cause__, sqlite3.Error)
+    return JSONResponse({"error": str(error)}, 500 if is_ours else 400)
+
+
+def _report_passing(request: Request, error: PassingError) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
+
+
 def _report_bug(request: Request, error: Exception) -> JSONResponse:
-    message = "The search failed; see the server's console for the reason."
+    message = "The request failed; see the server's console for the reason."
     return JSONResponse({"error": message}, 500)

@@ -21,155 +21,89 @@ from starlette.requests import Request
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from mixer_jax.data.images import decoding
-from mixer_jax.retrieval import model as model_lib
+from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.tabular import addresses
-from mixer_jax.service import (
-    building,
-    connections,
-    opening,
-    pictures,
-    server,
-    uploads,
-)
+from mixer_jax.service import opening, server
+from mixer_jax.service.batches.generations import Generations
+from mixer_jax.service.http import connections, context, pictures, uploads
+from mixer_jax.service.http.keys import Keys
+from mixer_jax.service.http.parameters import DEFAULT_K
+from mixer_jax.service.http.settings import DEFAULTS
 from tests import broken_files
+from tests.service.batches.test_generations import rebuild
+from tests.service.conftest import PIXELS, draw
 
 
-@pytest.fixture
-def folder(color_run, colors, tmp_path):
-    table = colors[0] / "colors.csv"
-    building.build(tmp_path / "index", workdir=color_run, table=table)
-    return tmp_path / "index"
-
-
-@pytest.fixture
-def made(folder):
-    with opening.open_with(folder) as opened:
-        yield opened
-
-
-@pytest.fixture
-def searcher(made, color_run):
-    return server.Searcher(made, color_run)
-
-
-def rename(made, number, name):
-    """Changes the path of a document's picture."""
-    with made.store._database.writing() as connection:
+def rename(generations, number, name):
+    """Changes the path of the picture of a vector; returns the item."""
+    store = generations.current.index.store
+    with store._database.writing() as connection:
         connection.execute(
             "UPDATE vectors SET image = ? WHERE number = ?", [name, number]
         )
+    return store.picture(number).id
 
 
-@pytest.fixture
-def client(searcher):
-    with TestClient(server.make_app(searcher, max_megabytes=0.01)) as client:
-        yield client
-
-
-def _picture(color, kind="png"):
-    file = io.BytesIO()
-    Image.new("RGB", (20, 20), color).save(file, kind)
-    return file.getvalue()
-
-
-def test_results_do_not_depend_on_the_devices(folder, color_run, num_devices):
+def test_results_do_not_depend_on_the_devices(place, color_net, num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
-    model = model_lib.load(color_run, mesh=mesh)
-    with opening.open_with(folder, model, mesh=mesh) as made:
-        found = server.Searcher(made, color_run).search(_picture("red"), 100)
-        assert [hit.category for hit in found[:2]] == ["red", "red"]
-        assert sorted(hit.number for hit in found) == list(range(1, 13))
-        cosines = [hit.score for hit in found]
-        assert cosines == sorted(cosines, reverse=True)
-        items = made.store.get([hit.id for hit in found])
-    embeddings = np.stack([item.vectors[0].embedding for item in items])
+    model = Model(color_net._trained, mesh)
+
+    def open_(_):
+        return opening.open_with(place, model, mesh=mesh)
+
+    with Generations(open_, PIXELS) as made:
+        with TestClient(server.make_app(made)) as client:
+            answer = client.post("/v1/search?k=100", content=draw("red"))
+        found = answer.json()["results"]
+        ids = [one["id"] for one in found]
+        stored = made.current.index.store.get(ids)
+    assert {one["category"] for one in found[:2]} == {"red"}
+    assert len(found) == 12
+    embeddings = np.stack([item.vectors[0].embedding for item in stored])
     expected = embeddings @ np.array([1, -1, -1]) / np.sqrt(3)
+    cosines = [one["score"] for one in found]
+    assert cosines == sorted(cosines, reverse=True)
     np.testing.assert_allclose(cosines, expected, atol=1e-5)
-
-
-def test_writes_of_other_processes_are_found(client, folder):
-    assert client.get("/health").json()["documents"] == 12
-    with opening.open_with(folder) as other:
-        other.upsert(["new"], images=[_picture("blue")], texts=["a gift"])
-    found = client.post("/search?k=1", content=_picture("blue")).json()
-    assert found["results"][0]["sample_id"] == "new"
-    assert found["results"][0]["image"] is None
-    assert client.get("/health").json()["documents"] == 13
-    assert "13 documents" in client.get("/").text
-
-
-def test_thumbnails_are_served_without_the_pictures(
-    color_run, colors, tmp_path
-):
-    table = colors[0] / "colors.csv"
-    given = {"workdir": color_run, "table": table, "thumbnails": 8}
-    building.build(tmp_path / "first", **given)
-    (tmp_path / "first").rename(tmp_path / "moved")
-    colors[0].rename(tmp_path / "gone")
-    with opening.open_with(tmp_path / "moved", workdir=color_run) as made:
-        app = server.make_app(server.Searcher(made, color_run))
-        with TestClient(app) as client:
-            found = client.post("/search?k=1", content=_picture("blue"))
-            shown = client.get(found.json()["results"][0]["image"])
-    assert shown.headers["content-type"] == "image/webp"
-    assert decoding.decode(shown.content, 8)[..., 2].mean() > 200
-
-
-def test_a_search_returns_the_nearest_documents(client):
-    response = client.post("/search?k=3", content=_picture("blue"))
-    assert response.status_code == 200
-    found = response.json()
-    assert found["milliseconds"] > 0
-    assert len(found["results"]) == 3
-    first = found["results"][0]
-    assert set(first) == {
-        "sample_id",
-        "text",
-        "category_id",
-        "score",
-        "image",
-    }
-    assert (first["category_id"], first["text"]) == ("blue", "blue paint")
-    assert first["score"] > 0.9
-    shown = client.get(first["image"])
-    assert shown.headers["content-type"] == "image/png"
-    assert decoding.decode(shown.content, 8)[..., 2].mean() > 200
 
 
 def test_common_picture_formats_are_accepted(client):
     for kind in ("jpeg", "webp", "gif", "bmp"):
-        response = client.post("/search", content=_picture("blue", kind))
-        assert len(response.json()["results"]) == server.DEFAULT_K
+        response = client.post("/v1/search", content=draw("blue", kind))
+        assert len(response.json()["results"]) == DEFAULT_K
 
 
 def test_bad_requests_get_an_error_message(client):
-    red = _picture("red")
+    red = draw("red")
     for query, content, status, message in (
         ("", b"", 400, "empty"),
         ("", b"no picture", 400, "plain text; a PNG, JPEG"),
         ("", red[:-30], 400, "a PNG picture that cannot be read: it is trunca"),
         ("", b"%!PS-Adobe-3.0 EPSF-3.0\n", 400, "a PostScript file; a PNG"),
         ("", b"\0\0\0\x18ftypheic\0\0", 400, "a HEIC (HEIF) picture; a PNG"),
-        ("", _picture("red", "tiff"), 400, "a TIFF picture; a PNG"),
+        ("", draw("red", "tiff"), 400, "a TIFF picture; a PNG"),
         ("", base64.b64encode(red), 400, "base64 text instead of the PNG"),
         ("", b"<!doctype html><p>", 400, "an HTML page; a PNG"),
         ("", bytes(10_001), 413, "larger than 0.01 megabytes"),
-        ("?k=0", red, 400, "from 1 to 100"),
-        ("?k=101", red, 400, "from 1 to 100"),
+        ("?k=0", red, 400, "from 1 to 1000"),
+        ("?k=1001", red, 400, "from 1 to 1000"),
         ("?k=all", red, 400, "'all'"),
         ("?k=1_0", red, 400, "'1_0'"),
-        ("?k=%D9%A3", red, 400, "from 1 to 100"),
+        ("?k=%D9%A3", red, 400, "from 1 to 1000"),
         ("?k=", red, 400, "k is ''"),
         ("?k=1&k=5", red, 400, "more than one k"),
         ("?k=5&k=5", red, 400, "more than one k"),
-        ("?K=5", red, 400, "parameter 'K'; only k is supported"),
+        (
+            "?K=5",
+            red,
+            400,
+            "parameter 'K', which is not supported",
+        ),
         ("?k=5&limit=5", red, 400, "parameter 'limit'"),
-        ("?k=" + "9" * 5000, red, 400, "from 1 to 100"),
+        ("?k=" + "9" * 5000, red, 400, "from 1 to 1000"),
     ):
-        response = client.post("/search" + query, content=content)
+        response = client.post("/v1/search" + query, content=content)
         assert response.status_code == status
         assert message in response.json()["error"]
 
@@ -178,49 +112,41 @@ def test_bad_requests_get_an_error_message(client):
 def test_a_form_with_an_odd_charset_does_not_crash_the_server(client, charset):
     kind = f"multipart/form-data; boundary=x; charset={charset}"
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"'
-    body = head + b"\r\n\r\n" + _picture("red") + b"\r\n--x--\r\n"
+    body = head + b"\r\n\r\n" + draw("red") + b"\r\n--x--\r\n"
     response = client.post(
-        "/search", content=body, headers={"content-type": kind}
+        "/v1/search", content=body, headers={"content-type": kind}
     )
     assert response.status_code in (200, 400)
     assert {"results", "error"} & set(response.json())
 
 
-@pytest.mark.parametrize("row", ["9" * 5000, "-1", "1_0", "%D9%A3", "x", "99"])
-def test_an_unknown_document_gets_an_error_message(client, row):
-    response = client.get(f"/image/{row}")
-    assert response.status_code == 404
-    assert "There is no document" in response.json()["error"]
-    assert len(response.text) < 100
-
-
 def test_a_form_with_a_file_is_accepted(client):
-    files = {"file": ('it\'s a "good" café.png', _picture("blue"))}
-    response = client.post("/search?k=2", files=files)
+    files = {"file": ('it\'s a "good" café.png', draw("blue"))}
+    response = client.post("/v1/search?k=2", files=files)
     assert response.status_code == 200
     first = response.json()["results"][0]
-    assert first["category_id"] == "blue"
-    plain = client.post("/search?k=2", content=_picture("blue"))
+    assert first["category"] == "blue"
+    plain = client.post("/v1/search?k=2", content=draw("blue"))
     assert response.json()["results"] == plain.json()["results"]
-    response = client.post("/search", files=files, data={"k": "3"})
+    response = client.post("/v1/search", files=files, data={"k": "3"})
     assert len(response.json()["results"]) == 3
     # The content type that curl sends with --data-binary.
     response = client.post(
-        "/search",
-        content=_picture("blue"),
+        "/v1/search",
+        content=draw("blue"),
         headers={"content-type": "application/x-www-form-urlencoded"},
     )
     assert response.json()["results"][0] == first
 
 
 def test_invalid_forms_get_an_error_message(client):
-    red = _picture("red")
+    red = draw("red")
     broken = {"content-type": "multipart/form-data"}
     for arguments, status, message in (
         ({"files": {"file": ("a.pdf", b"%PDF-1.7")}}, 400, "a PDF document"),
         ({"files": {"file": ("a.png", b"")}}, 400, "empty"),
         ({"files": [("a", ("a", red)), ("b", ("b", red))]}, 400, "many files"),
-        ({"files": {"file": (None, "text")}}, 400, "no complete file"),
+        ({"files": {"file": (None, "text")}}, 400, "send a picture as a file"),
         ({"files": {"a": ("a", bytes(11_000))}}, 413, "0.01 megabytes"),
         ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
         ({"content": red, "headers": broken}, 400, "boundary"),
@@ -230,10 +156,10 @@ def test_invalid_forms_get_an_error_message(client):
         (
             {"files": {"a": ("a", red)}, "data": {"k": 1}, "params": {"k": 1}},
             400,
-            "Both the URL and the form",
+            "Both the URL and the body have",
         ),
     ):
-        response = client.post("/search", **arguments)
+        response = client.post("/v1/search", **arguments)
         assert (response.status_code, message in response.json()["error"]) == (
             status,
             True,
@@ -253,7 +179,7 @@ PARTS = st.sampled_from(
         b"Content-Type: image/png",
         b"Content-Transfer-Encoding: base64",
         b"5",
-        _picture("red"),
+        draw("red"),
     ]
 )
 HEADERS = st.sampled_from(
@@ -279,12 +205,12 @@ def test_random_forms_are_accepted_or_rejected(client, body, header, length):
     headers = {"content-type": header}
     if length:
         headers["content-length"] = length.encode()
-    response = client.post("/search", content=body, headers=headers)
+    response = client.post("/v1/search", content=body, headers=headers)
     assert response.status_code in (200, 400, 413)
     assert ("results" if response.is_success else "error") in response.json()
 
 
-def test_uploads_in_memory_are_limited(searcher, monkeypatch):
+def test_uploads_in_memory_are_limited(shared, monkeypatch):
     readers = []
 
     class Reader(uploads.Reader):
@@ -292,13 +218,13 @@ def test_uploads_in_memory_are_limited(searcher, monkeypatch):
             super().__init__(*arguments)
             readers.append(self)
 
-    monkeypatch.setattr(uploads, "Reader", Reader)
-    with TestClient(server.make_app(searcher)) as client:
-        for content in (_picture("red"), b"", b"text"):
-            client.post("/search", content=content)
+    monkeypatch.setattr(context, "Reader", Reader)
+    with TestClient(server.make_app(shared)) as client:
+        for content in (draw("red"), b"", b"text"):
+            client.post("/v1/search", content=content)
         assert readers[0]._held == 0
         monkeypatch.setattr(uploads, "_MAX_UPLOADS", 0)
-        response = client.post("/search", content=_picture("red"))
+        response = client.post("/v1/search", content=draw("red"))
         assert (response.status_code, response.headers["retry-after"]) == (
             503,
             "1",
@@ -307,11 +233,11 @@ def test_uploads_in_memory_are_limited(searcher, monkeypatch):
         assert readers[0]._held == 0
 
 
-def test_the_pixel_limit_is_checked_before_decoding(searcher):
+def test_the_pixel_limit_is_checked_before_decoding(shared):
     bomb = broken_files.png_header(14_000, 14_000)
     bomb += broken_files.png_chunk(b"IDAT", b"")
-    with TestClient(server.make_app(searcher)) as client:
-        response = client.post("/search", content=bomb)
+    with TestClient(server.make_app(shared)) as client:
+        response = client.post("/v1/search", content=bomb)
         assert response.status_code == 400
         message = response.json()["error"]
         assert "a PNG picture, but it has 14000 x 14000 pixels" in message
@@ -320,13 +246,13 @@ def test_the_pixel_limit_is_checked_before_decoding(searcher):
         for kind, size in (("jpeg", (8000, 6000)), ("png", (6000, 4000))):
             file = io.BytesIO()
             Image.new("RGB", size, "blue").save(file, kind)
-            response = client.post("/search?k=1", content=file.getvalue())
-            assert response.json()["results"][0]["category_id"] == "blue"
+            response = client.post("/v1/search?k=1", content=file.getvalue())
+            assert response.json()["results"][0]["category"] == "blue"
 
 
 @pytest.mark.parametrize("prefix", ["", "/shop", "/a/b c"])
-def test_a_proxy_prefix_changes_nothing(searcher, prefix):
-    app = server.make_app(searcher)
+def test_a_proxy_prefix_changes_nothing(shared, prefix):
+    app = server.make_app(shared)
     if prefix:
         app = Starlette(routes=[Mount(prefix, app)])
     with TestClient(app) as client:
@@ -335,93 +261,23 @@ def test_a_proxy_prefix_changes_nothing(searcher, prefix):
             r'(?:src|href|action)="([^"]*)"', page.text
         ):
             assert reference.startswith("data:")
-        assert "${HERE}search" in page.text
-        found = client.post(f"{prefix}/search", content=_picture("blue"))
+        assert "${HERE}v1/" in page.text
+        found = client.post(f"{prefix}/v1/search", content=draw("blue"))
         image = found.json()["results"][0]["image"]
         assert "//" not in image
-        for base in (found.url, page.url):
-            shown = client.get(base.join(image))
-            assert shown.headers["content-type"] == "image/png"
+        shown = client.get(found.url.join(image))  # relative to /v1/
+        assert shown.headers["content-type"] == "image/png"
         # The page may be requested without a trailing slash.
         if prefix:
             assert client.get(prefix).url.path == page.url.path
-        response = client.get(f"{prefix}/search/", follow_redirects=False)
+        response = client.get(f"{prefix}/v1/search/", follow_redirects=False)
         assert response.status_code == 404
 
 
 def test_an_upload_of_undeclared_size_is_limited(client):
     chunks = (bytes(1000) for _ in range(20))
-    response = client.post("/search", content=chunks)
+    response = client.post("/v1/search", content=chunks)
     assert response.status_code == 413
-
-
-def test_documents_without_a_picture_get_an_error_message(searcher, made):
-    rename(made, 1, "")
-    rename(made, 2, "gone.png")
-    rename(made, 3, "../gone.png")
-    with TestClient(server.make_app(searcher)) as client:
-        for row, message in (
-            (1, "has no picture"),
-            (2, "gone.png of document 2 is missing in"),
-            (2, "--images=FOLDER"),
-            (3, "has no picture"),
-            (13, "no document 13"),
-        ):
-            response = client.get(f"/image/{row}")
-            assert response.status_code == 404
-            assert message in response.json()["error"]
-        response = client.post("/search", content=_picture("red"))
-        shown = {r["sample_id"]: r["image"] for r in response.json()["results"]}
-        assert list(shown.values()).count(None) == 1
-
-
-def test_page_health_and_unknown_urls(client, color_run):
-    page = client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    assert "</html>" in page.text
-    assert "12 documents" in page.text
-    # The page loads nothing from other hosts.
-    assert "://" not in page.text
-    assert client.get("/health").json() == {
-        "documents": 12,
-        "workdir": str(color_run),
-        "step": 4,
-    }
-    assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
-    response = client.get("/search")
-    assert (response.status_code, response.headers["allow"]) == (405, "POST")
-    assert "POST a picture to search" in response.json()["error"]
-
-
-def test_searches_do_not_block_other_requests(searcher, client):
-    started = []
-
-    def ask():
-        started.append(client.post("/search", content=_picture("red")))
-
-    with searcher._lock:
-        asking = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in asking:
-            thread.start()
-        assert client.get("/health").status_code == 200
-    for thread in asking:
-        thread.join()
-    assert [response.status_code for response in started] == [200] * 3
-
-
-def test_a_bug_gets_an_error_message(searcher, monkeypatch):
-    monkeypatch.setattr(searcher, "search", lambda *_: 1 / 0)
-    app = server.make_app(searcher)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        response = client.post("/search", content=b"x")
-    assert response.status_code == 500
-    assert "failed" in response.json()["error"]
-
-
-def test_an_invalid_limit_raises_an_error():
-    for megabytes in (0, -1, float("inf"), float("nan")):
-        with pytest.raises(UserError, match="at most 1000"):
-            server.make_app(None, megabytes)
 
 
 def test_an_unavailable_port_raises_an_error():
@@ -474,9 +330,7 @@ def test_a_stalled_upload_is_stopped(form, limit, message, monkeypatch):
     assert reader._held == 0
 
 
-def test_an_upload_during_shutdown_gets_a_response(
-    searcher, monkeypatch, caplog
-):
+def test_an_upload_during_shutdown_gets_a_response(shared, monkeypatch, caplog):
     monkeypatch.setattr(server, "_GRACE", 0.1)
     servers = []
     make = connections.Server
@@ -486,13 +340,13 @@ def test_an_upload_during_shutdown_gets_a_response(
         lambda config: servers.append(make(config)) or servers[0],
     )
     with server.listen("127.0.0.1", 0) as listener:
-        app = server.make_app(searcher)
+        app = server.make_app(shared)
         thread = threading.Thread(target=server.run, args=(app, listener))
         thread.start()
         with socket.create_connection(listener.getsockname()) as client:
             client.sendall(
-                b"POST /search HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
-                b"Content-Length: 9\r\n\r\n"
+                b"POST /v1/search HTTP/1.1\r\nHost: x\r\n"
+                b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
             )
             assert b"100 Continue" in client.recv(1000)  # it is being read
             servers[0].should_exit = True
@@ -505,12 +359,15 @@ def test_an_upload_during_shutdown_gets_a_response(
 
 
 def test_repeated_slashes_are_collapsed(client):
-    found = client.post("/search?k=3", content=_picture("blue")).json()
+    found = client.post("/v1/search?k=3", content=draw("blue")).json()
     again = client.post(
-        "http://testserver//search?k=3", content=_picture("blue")
+        "http://testserver//v1//search?k=3", content=draw("blue")
     )
     assert again.json()["results"] == found["results"]
-    for url, kind in (("//", "text/html"), ("//image//1", "image/png")):
+    for url, kind in (
+        ("//", "text/html"),
+        ("//v1//items//red.png//image", "image/png"),
+    ):
         response = client.get(f"http://testserver{url}")
         assert response.headers["content-type"].startswith(kind)
 
@@ -525,10 +382,10 @@ def test_repeated_slashes_are_collapsed(client):
 )
 def test_a_file_with_a_non_ascii_name_is_accepted(client, name):
     body = b"--x\r\nContent-Disposition: form-data; name=file; " + name
-    body += b"\r\n\r\n" + _picture("blue") + b"\r\n--x--\r\n"
+    body += b"\r\n\r\n" + draw("blue") + b"\r\n--x--\r\n"
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    response = client.post("/search", content=body, headers=kind)
-    assert response.json()["results"][0]["category_id"] == "blue"
+    response = client.post("/v1/search", content=body, headers=kind)
+    assert response.json()["results"][0]["category"] == "blue"
 
 
 BAD_REQUESTS = [
@@ -536,13 +393,13 @@ BAD_REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\n"
     b"Upgrade: websocket\r\n\r\n",
-    b"POST /search HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    b"POST /v1/search HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     b"Content-Type: multipart/form-data; boundary=x\r\n"
     b"Content-Length: 5\r\n\r\nhello",
 ]
 
 
-def test_bad_requests_log_nothing(searcher, caplog, monkeypatch):
+def test_bad_requests_log_nothing(shared, caplog, monkeypatch):
     servers = []
     make = connections.Server
     monkeypatch.setattr(
@@ -551,7 +408,7 @@ def test_bad_requests_log_nothing(searcher, caplog, monkeypatch):
         lambda config: servers.append(make(config)) or servers[0],
     )
     with server.listen("127.0.0.1", 0) as listener:
-        app = server.make_app(searcher)
+        app = server.make_app(shared)
         thread = threading.Thread(target=server.run, args=(app, listener))
         thread.start()
         for request in BAD_REQUESTS:
@@ -566,63 +423,195 @@ def test_bad_requests_log_nothing(searcher, caplog, monkeypatch):
     assert not [r for r in caplog.records if r.name.startswith(("uv", "pyth"))]
 
 
-def test_only_pictures_are_served(searcher, made):
-    for number, name in enumerate(["notes", "page.png", "a.svg", "bare"], 1):
-        rename(made, number, name)
-    (made.images / "notes").write_text("private")
-    (made.images / "page.png").write_text("<html><script></script></html>")
-    (made.images / "a.svg").write_text("<svg><script></script></svg>")
-    (made.images / "bare").write_bytes(_picture("red", "webp"))
-    with TestClient(server.make_app(searcher)) as client:
-        for number in range(1, 4):
-            response = client.get(f"/image/{number}")
+def test_page_health_and_unknown_urls(client, shared):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "</html>" in page.text
+    assert "12 items" in page.text
+    # The page loads nothing from other hosts.
+    assert "://" not in page.text
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {
+        "status": "ready",
+        "items": 12,
+        "fingerprint": shared.current.index.store.fingerprint,
+        "step": 4,
+    }
+    assert "nothing at this URL; POST" in client.get("/nothing").json()["error"]
+    response = client.get("/v1/search")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert "does not support this method" in response.json()["error"]
+
+
+def test_a_bug_gets_an_error_message(shared, monkeypatch):
+    monkeypatch.setattr(shared.current.encoder, "decode", lambda *_: 1 / 0)
+    app = server.make_app(shared)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        response = client.post("/v1/search", content=b"x")
+    assert response.status_code == 500
+    assert "failed" in response.json()["error"]
+
+
+def test_items_without_a_picture_get_an_error_message(own):
+    empty = rename(own, 1, "")
+    gone = rename(own, 2, "gone.png")
+    outside = rename(own, 3, "../gone.png")
+    with TestClient(server.make_app(own)) as client:
+        for id, message in (
+            (empty, "has no picture"),
+            (gone, f"gone.png of item '{gone}' is missing"),
+            (gone, "--images=FOLDER"),
+            (outside, "is missing"),
+        ):
+            response = client.get(f"/v1/items/{id}/image")
+            assert response.status_code == 404
+            assert message in response.json()["error"]
+        response = client.post("/v1/search", content=draw("red"))
+        shown = {one["id"]: one["image"] for one in response.json()["results"]}
+        assert shown[empty] is None
+        assert list(shown.values()).count(None) == 1
+
+
+def test_only_pictures_are_served(own):
+    names = ["notes", "page.png", "a.svg", "bare"]
+    ids = [rename(own, number, name) for number, name in enumerate(names, 1)]
+    images = own.current.index.images
+    (images / "notes").write_text("private")
+    (images / "page.png").write_text("<html><script></script></html>")
+    (images / "a.svg").write_text("<svg><script></script></svg>")
+    (images / "bare").write_bytes(draw("red", "webp"))
+    with TestClient(server.make_app(own)) as client:
+        for id in ids[:3]:
+            response = client.get(f"/v1/items/{id}/image")
             assert response.status_code == 404
             assert "not a picture" in response.json()["error"]
-        shown = client.get("/image/4")
+        shown = client.get(f"/v1/items/{ids[3]}/image")
         assert shown.headers["content-type"] == "image/webp"
 
 
-def test_no_address_is_fetched(searcher, made, monkeypatch):
+def test_no_address_is_fetched(own, monkeypatch):
     connected = []
     monkeypatch.setattr(
         socket.socket, "connect", lambda _, place: connected.append(place)
     )
     address = "https://127.0.0.1:9/a.png"
     (name,) = addresses.localize(pd.Series([address]))
-    rename(made, 1, name)
-    with TestClient(server.make_app(searcher)) as client:
-        for url in ("/search", f"/search?url={address}&image={address}"):
+    id = rename(own, 1, name)
+    with TestClient(server.make_app(own)) as client:
+        for url in ("/v1/search", f"/v1/search?url={address}&image={address}"):
             for body in (
                 address.encode(),
                 b"",
                 b'{"url": "%s"}' % url.encode(),
+                b'{"image": "%s"}' % address.encode(),
             ):
                 assert client.post(url, content=body).status_code == 400
         files = {"file": (address, address.encode())}
-        assert client.post("/search", files=files).status_code == 400
-        response = client.get("/image/1")
+        assert client.post("/v1/search", files=files).status_code == 400
+        response = client.get(f"/v1/items/{id}/image")
         assert response.status_code == 404
-        assert f"{address} of document 1 is missing" in response.text
+        assert f"{address} of item '{id}' is missing" in response.text
     assert not connected
 
 
-def test_an_unreadable_picture_gets_an_error_message(
-    searcher, made, monkeypatch
-):
-    rename(made, 1, "a" * 300)  # too long for any file system
-    images = made.images / made.store.picture(2).image
-    opened = open
+def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
+    long = rename(own, 1, "a" * 300)  # too long for any file system
+    index, opened = own.current.index, open
+    secret = index.images / index.store.picture(2).image
 
     def refuse(path, *arguments):
-        if path == images:
+        if path == secret:
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(path, *arguments)
 
     monkeypatch.setattr(pictures, "open", refuse, raising=False)
-    with TestClient(server.make_app(searcher)) as client:
-        for number, message in ((1, "name too long"), (2, "Permission denied")):
-            response = client.get(f"/image/{number}")
+    other = index.store.picture(2).id
+    with TestClient(server.make_app(own)) as client:
+        for id, message in (
+            (long, "name too long"),
+            (other, "Permission denied"),
+        ):
+            response = client.get(f"/v1/items/{id}/image")
             assert response.status_code == 500
-            assert f"of document {number} cannot be read" in response.text
+            assert f"of item '{id}' cannot be read" in response.text
             assert message in response.json()["error"]
-        assert client.get("/image/3").status_code == 200
+        good = index.store.picture(3).id
+        assert client.get(f"/v1/items/{good}/image").status_code == 200
+
+
+def test_origins_of_browsers_are_allowed_by_option(shared):
+    origin = "https://shop.example"
+    chosen = DEFAULTS._replace(origins=(origin,))
+    for settings_, expected in ((chosen, origin), (DEFAULTS, None)):
+        with TestClient(server.make_app(shared, settings_)) as client:
+            response = client.get("/healthz", headers={"origin": origin})
+        allowed = response.headers.get("access-control-allow-origin")
+        assert allowed == expected
+
+
+def test_reading_may_need_a_key(shared):
+    keys = Keys(read=(b"read key of shop",), write=(b"write key of shop",))
+    settings_ = DEFAULTS._replace(keys=keys)
+    with TestClient(server.make_app(shared, settings_)) as client:
+        for method, url in (
+            ("POST", "/v1/search?id=red.png"),
+            ("GET", "/v1/items/red.png"),
+            ("GET", "/v1/items/red.png/image"),
+            ("GET", "/metrics"),
+        ):
+            assert client.request(method, url).status_code == 401
+            for key in ("read key of shop", "write key of shop"):
+                headers = {"X-API-Key": key}
+                response = client.request(method, url, headers=headers)
+                assert response.status_code == 200
+        for url in ("/healthz", "/readyz", "/", "/openapi.json"):
+            assert client.get(url).status_code == 200
+
+
+def test_a_rebuilt_index_replaces_the_served_one(own, place, color_net):
+    with TestClient(server.make_app(own)) as client:
+        with own.use() as old:
+            rebuild(place, color_net)
+            assert own.refresh()
+            # Requests that have begun finish with the previous index.
+            assert old.index.store.count() == 12
+        assert client.get("/readyz").json()["items"] == 1
+        assert not own.refresh()
+        found = client.post("/v1/search", content=draw("red")).json()
+        assert [one["id"] for one in found["results"]] == ["only"]
+
+
+def test_rebuilt_indexes_are_looked_for(
+    own, place, color_net, monkeypatch, capsys
+):
+    looked = threading.Semaphore(0)
+    refresh = own.refresh
+
+    def look():
+        try:
+            return refresh()
+        finally:
+            looked.release()
+
+    monkeypatch.setattr(server, "_LOOK", 0.01)
+    monkeypatch.setattr(own, "refresh", look)
+    with TestClient(server.make_app(own)) as client:
+        rebuild(place, color_net, fingerprint="another")
+        for _ in range(3):
+            looked.acquire()
+        assert client.get("/readyz").json()["items"] == 12
+        rebuild(place, color_net)
+        while own.count == 1:
+            looked.acquire()
+        assert client.get("/readyz").json()["items"] == 1
+    warnings = capsys.readouterr().err
+    assert warnings.count("the new index is not used") == 1
+
+
+def test_writes_of_other_processes_are_found(own, place):
+    with TestClient(server.make_app(own)) as client:
+        with opening.open_with(place, own.current.encoder.model) as other:
+            other.upsert(["new"], images=[draw("black")])
+        found = client.post("/v1/search?k=1", content=draw("black")).json()
+        assert found["results"][0]["id"] == "new"
+        assert "13 items" in client.get("/").text

@@ -15,7 +15,7 @@ from mixer_jax.data.prepared import content, opening
 from mixer_jax.data.tables import table
 from mixer_jax.runtime.tabular import boxes, tables
 from mixer_jax.service import opening as indexes
-from mixer_jax.service import pictures
+from mixer_jax.service.http import pictures
 from mixer_jax.training import inputs
 from tests import inline_images, measured, shop
 
@@ -133,7 +133,7 @@ def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     given = [f"--table={path}", f"--workdir={stage}"]
     assert index.main(["build", *given, f"--out={tmp_path / 'index'}"]) == 0
     with indexes.open_with(tmp_path / "index") as made:
-        shown = pictures.respond(made.images, made.store.images()[0], 0)
+        shown = pictures.respond(made.path_of(made.store.images()[0]), b"", "a")
         assert shown.media_type == "image/webp"
         assert not indexes.check_images(made)
 

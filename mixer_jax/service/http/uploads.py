@@ -1,4 +1,4 @@
-"""Reads the uploaded picture of a request, within memory limits."""
+"""Reads the bodies of requests, within memory limits."""
 
 import asyncio
 import contextlib
@@ -21,15 +21,17 @@ _MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes in each
 
 
 class Upload(NamedTuple):
-    """An uploaded picture.
+    """The body of a request.
 
     Attributes:
-      content: the bytes of the file.
-      k: the form's field `k`; None if missing.
+      content: the body, or the form's file; b"" if there is none.
+      is_json: whether the body is JSON.
+      fields: names and values of the form's other fields.
     """
 
     content: bytes
-    k: str | None
+    is_json: bool = False
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 class Reader:
@@ -39,19 +41,20 @@ class Reader:
         """Sets the maximum size of a request, in megabytes."""
         self._limit = int(max_megabytes * MEGABYTE)
         self._too_large = (
-            f"The picture is larger than {max_megabytes:g} megabytes."
+            f"The request is larger than {max_megabytes:g} megabytes "
+            "(--max-megabytes); scale the picture down."
         )
         self._held = 0
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[Upload]:
-        """Reads an upload: a file sent as the body, or a form with a file.
+        """Reads a body: a file, a form with at most one file, or JSON.
 
         The upload's bytes count toward the limit until the context ends.
 
         Raises:
-          HTTPException: 4xx if the upload is too large or incomplete, or has no
-            picture; 503 if too many uploads are in memory.
+          HTTPException: 4xx if the upload is too large, incomplete or damaged;
+            503 if too many uploads are in memory.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._limit:
@@ -66,16 +69,17 @@ class Reader:
 
     async def _parse(self, request: Request, count: "_Count") -> Upload:
         kind = request.headers.get("content-type", "").partition(";")[0]
+        kind = kind.strip().lower()
         chunks = self._chunks(request, count)
-        if kind.strip().lower() == _FORM:
-            upload = await _read_form(request, chunks, self._limit)
-        else:
-            upload = Upload(b"".join([chunk async for chunk in chunks]), None)
-        if not upload.content:
-            raise HTTPException(
-                400, "The upload is empty; send the bytes of a picture."
-            )
-        return upload
+        if kind == _FORM:
+            return await _read_form(request, chunks, self._limit)
+        content = b"".join([chunk async for chunk in chunks])
+        # curl labels JSON as a form unless it is told otherwise. No picture
+        # starts with a brace.
+        is_json = (
+            kind == "application/json" or content[:64].lstrip()[:1] == b"{"
+        )
+        return Upload(content, is_json)
 
     async def _chunks(
         self, request: Request, count: "_Count"
@@ -157,14 +161,10 @@ async def _read_form(
 
 
 async def _take_file(form: FormData) -> Upload:
-    files = [part for part in form.values() if isinstance(part, UploadFile)]
-    if not files:
-        raise HTTPException(
-            400,
-            "The form has no complete file; send one as curl -F file=@picture "
-            "does.",
-        )
-    values = [k for k in form.getlist("k") if isinstance(k, str)]
-    if len(values) > 1:
-        raise HTTPException(400, "The form has more than one k; give only one.")
-    return Upload(await files[0].read(), values[0] if values else None)
+    fields, content = [], b""
+    for name, part in form.multi_items():
+        if isinstance(part, UploadFile):
+            content = await part.read()
+        else:
+            fields.append((name, part))
+    return Upload(content, fields=tuple(fields))

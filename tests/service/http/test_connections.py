@@ -11,7 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from mixer_jax.service import connections, server
+from mixer_jax.service import server
+from mixer_jax.service.http import connections
 
 LARGE = 30_000_000  # more bytes than sockets buffer
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+from urllib.parse import quote, unquote
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,15 +34,30 @@ def without_cancellation(app: ASGIApp) -> ASGIApp:
     return wrapped
 
 
-def with_single_slashes(app: ASGIApp) -> ASGIApp:
-    """Collapses repeated slashes: some proxies turn /search into //search."""
+def with_whole_segments(app: ASGIApp) -> ASGIApp:
+    """Keeps encoded slashes in the segments of paths; see `decode_segment`.
+
+    Repeated slashes are collapsed: some proxies turn /v1 into //v1.
+    """
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = scope | {"path": re.sub("/+", "/", scope["path"])}
+            raw = scope.get("raw_path") or quote(scope["path"]).encode()
+            parts = re.sub("/+", "/", raw.decode("latin-1")).split("/")
+            path = "/".join(map(_encode_segment, parts))
+            scope = scope | {"path": path}
         await app(scope, receive, send)
 
     return wrapped
+
+
+def _encode_segment(raw: str) -> str:
+    return unquote(raw).replace("%", "%25").replace("/", "%2F")
+
+
+def decode_segment(segment: str) -> str:
+    """Returns the value of a path parameter, which may contain slashes."""
+    return unquote(segment)
 
 
 def with_whole_uploads(app: ASGIApp) -> ASGIApp:

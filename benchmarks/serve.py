@@ -1,0 +1,274 @@
+"""Measures the search service under rising load, beside its bare work.
+
+    python -m benchmarks.serve --items=100000 --seconds=5 --json=serve.json
+
+The server runs in this process, and the clients in another one. They search
+for photo-like JPEG pictures with the quickstart's encoder, whose weights are
+random. The rows are
+
+    bare N     decoding, embedding and searching in batches of N, without HTTP
+    clients N  N clients, each of which sends one search after the other
+    rate R     R searches per second: at 0.8 and 3 times the capacity, which is
+               the best rate of the rows above
+
+with searches per second, searches per CPU second of this process, and the
+median and the 99th percentile of the time until an answer; for refused
+searches, their number and the same percentiles.
+"""
+
+import argparse
+import contextlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+import rich.box
+import rich.table
+from PIL import Image
+
+from benchmarks import machine, printing
+from mixer_jax.configs import quickstart
+from mixer_jax.models import factory
+from mixer_jax.retrieval.model import Model
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import opening, server
+from mixer_jax.service.batches.encoder import SIZE, Query
+from mixer_jax.service.batches.generations import Generation, Generations
+from mixer_jax.service.http import connections
+from mixer_jax.training.checkpoint.checkpoints import Trained
+
+CLIENTS = (1, 2, 4, 8, 16, 32)
+THREADS = 2  # that decode in the bare work
+PICTURES, SIDE = 64, 640
+K = 12
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve",
+        description=__doc__.split("\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--items", type=int, default=100_000, help="items of the index")
+    add("--seconds", type=float, default=5, help="seconds per row")
+    add("--json", default="", help="file to write the rows to")
+    given = parser.parse_args(arguments)
+    try:
+        if given.items < 1 or given.seconds <= 0:
+            raise UserError("--items and --seconds must be positive.")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    rows = measure(given.items, given.seconds)
+    printing.show(table(rows), rows, 100, given.json)
+    return 0
+
+
+def measure(
+    items: int, seconds: float, model: Model | None = None
+) -> list[Row]:
+    """Returns the rows; by default, of the quickstart's model."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        draw(folder / "pictures")
+        model = model or make_model()
+        fill(folder / "index", model, items)
+
+        def open_(_: Model | None) -> Any:
+            return opening.open_with(folder / "index", model)
+
+        with Generations(open_, 50_000_000) as generations:
+            rows = bare(generations.current, folder / "pictures", seconds)
+            with serving(generations) as address:
+                rows += loads(address, folder / "pictures", seconds)
+    described = machine.describe(jax.devices())
+    return [row | {"items": items} | described for row in rows]
+
+
+def make_model() -> Model:
+    """Returns the quickstart's model, with random weights."""
+    config = quickstart.get_config().stage1
+    net = factory.make_model(config.model)
+    variables = jax.jit(lambda key: factory.init_variables(net, config, key))(
+        jax.random.key(0)
+    )
+    # Encoders that are loaded later are zero.
+    leaves, tree = jax.tree.flatten(variables)
+    rng = np.random.default_rng(0)
+    leaves = [x + rng.normal(0, 0.02, x.shape).astype(x.dtype) for x in leaves]
+    return Model(Trained(config, net, jax.tree.unflatten(tree, leaves), [], 0))
+
+
+def draw(folder: pathlib.Path) -> None:
+    """Writes JPEG pictures with the smoothness of photos."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(PICTURES):
+        pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
+        image = Image.fromarray(pixels).resize((SIDE, SIDE * 3 // 4))
+        image.save(folder / f"{number:03}.jpg", quality=85)
+
+
+def fill(folder: pathlib.Path, model: Model, items: int) -> None:
+    """Builds an index of random vectors."""
+    vectors = np.random.default_rng(1).normal(size=(items, model.dim))
+    with opening.open_index(folder, model, thumbnails=0) as index:
+        index.upsert(
+            [f"item {number}" for number in range(items)],
+            vectors=vectors.astype(np.float32),
+            texts=["a text of some words"] * items,
+        )
+
+
+def bare(
+    generation: Generation, folder: pathlib.Path, seconds: float
+) -> list[Row]:
+    """Measures the work of searches in this process, in batches and singly."""
+    contents = [path.read_bytes() for path in sorted(folder.iterdir())]
+    rows = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for size in (SIZE, 1):
+
+            def work(start: int, size: int = size) -> None:
+                places = range(start, start + size)
+                part = [contents[i % len(contents)] for i in places]
+                pixels = pool.map(generation.encoder.decode, part)
+                queries = [Query(one) for one in pixels]
+                vectors = generation.encoder.embed(queries)
+                generation.index.store.search(vectors, K)
+
+            work(0)
+            begin, cpu, times = time.perf_counter(), time.process_time(), []
+            while time.perf_counter() - begin < seconds:
+                start = time.perf_counter()
+                work(len(times) * size)
+                times.append(time.perf_counter() - start)
+            answers = [(200, one) for one in times for _ in range(size)]
+            rows.append(
+                summarize(
+                    f"bare {size}",
+                    answers,
+                    time.perf_counter() - begin,
+                    time.process_time() - cpu,
+                )
+            )
+    return rows
+
+
+@contextlib.contextmanager
+def serving(generations: Generations) -> Iterator[tuple[str, int]]:
+    """Runs the server in a thread; yields its address."""
+    made: list[connections.Server] = []
+
+    class Server(connections.Server):
+        def __init__(self, *arguments: Any):
+            super().__init__(*arguments)
+            made.append(self)
+
+    original, connections.Server = connections.Server, Server
+    with server.listen("127.0.0.1", 0) as listener:
+        address = listener.getsockname()
+        app = server.make_app(generations)
+        thread = threading.Thread(target=server.run, args=(app, listener))
+        thread.start()
+        try:
+            yield address
+        finally:
+            connections.Server = original
+            while not made:
+                time.sleep(0.01)
+            made[0].should_exit = True
+            thread.join()
+
+
+def loads(
+    address: tuple[str, int], folder: pathlib.Path, seconds: float
+) -> list[Row]:
+    """Measures the server with rising numbers of clients, and overloaded."""
+    rows = []
+    for count in CLIENTS:
+        option = f"--clients={count}"
+        rows.append(load(address, folder, f"clients {count}", option, seconds))
+    capacity = max(row["per_s"] for row in rows)
+    for factor in (0.8, 3):
+        rate = factor * capacity
+        option = f"--rate={rate}"
+        rows.append(
+            load(address, folder, f"rate {rate:.0f}", option, seconds)
+            | {"factor": factor}
+        )
+    return rows
+
+
+def load(
+    address: tuple[str, int],
+    folder: pathlib.Path,
+    name: str,
+    option: str,
+    seconds: float,
+) -> Row:
+    """Measures the server while another process sends searches."""
+    command = [sys.executable, "-m", "benchmarks.serve_load"]
+    command += [*map(str, address), str(folder), option]
+    command.append(f"--seconds={seconds}")
+    cpu = time.process_time()
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    cpu = time.process_time() - cpu
+    return summarize(name, json.loads(done.stdout), seconds, cpu)
+
+
+def summarize(
+    name: str, answers: Sequence[tuple[int, float]], wall: float, cpu: float
+) -> Row:
+    """Returns a row; times are in milliseconds."""
+    times = [1000 * one for status, one in answers if status == 200]
+    refused = [1000 * one for status, one in answers if status == 503]
+    wrong = {status for status, _ in answers} - {200, 503}
+    if wrong:
+        raise RuntimeError(f"The server answered with {wrong}.")
+    print(f"measured {name}", file=sys.stderr, flush=True)
+    return {
+        "load": name,
+        "per_s": len(times) / wall,
+        "per_cpu_s": len(times) / cpu,
+        "p50_ms": _percentile(times, 50),
+        "p99_ms": _percentile(times, 99),
+        "refused": len(refused),
+        "refused_p50_ms": _percentile(refused, 50),
+        "refused_p99_ms": _percentile(refused, 99),
+    }
+
+
+def _percentile(times: Sequence[float], share: float) -> float | None:
+    return float(np.percentile(times, share)) if times else None
+
+
+def table(rows: Sequence[Row]) -> rich.table.Table:
+    """Returns the printed table of the rows."""
+    shown = rich.table.Table(box=rich.box.SIMPLE)
+    shown.add_column("load")
+    names = [
+        name for name in rows[0] if name.endswith(("_s", "_ms", "refused"))
+    ]
+    for name in names:
+        shown.add_column(name, justify="right")
+    for row in rows:
+        cells = ["" if row[n] is None else f"{row[n]:.4g}" for n in names]
+        shown.add_row(row["load"], *cells)
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Embeds and searches queries in small batches."""

@@ -1,0 +1,168 @@
+"""The opened index, which is replaced when the index has been built again.
+
+A generation is an opened index with its compiled encoder. Requests that began
+with one finish with it; it is closed after the last of them.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mixer_jax.retrieval.model import Model
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import opening
+from mixer_jax.service.batches.encoder import SIZE, Encoder
+from mixer_jax.service.items import Index
+from mixer_jax.service.stores import generations
+from mixer_jax.service.stores.local import LocalStore
+
+MAX_K = 1000  # the maximum number of items that a client can ask for
+
+# Opens the index; may use the given model if it is the index's.
+Open = Callable[[Model | None], Index]
+
+
+def opener(
+    folder: str | os.PathLike,
+    *,
+    workdir: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+) -> Open:
+    """Returns what opens an index in a folder; see `opening.open_with`."""
+
+    def open_(model: Model | None) -> Index:
+        if model is not None:
+            # A model that embedded something else is an error.
+            with contextlib.suppress(UserError):
+                return opening.open_with(folder, model, images=images)
+        return opening.open_with(folder, workdir=workdir, images=images)
+
+    return open_
+
+
+class Generation:
+    """An opened index, with its encoder.
+
+    Attributes:
+      index: the index.
+      encoder: embeds its queries.
+    """
+
+    def __init__(self, index: Index, max_pixels: int):
+        """Compiles the encoder and loads the vectors."""
+        self.index = index
+        self.encoder = Encoder(index.model, max_pixels)
+        self.encoder.compile()
+        self._compile_search()
+        self._users, self._is_retired = 0, False
+        self._lock = threading.Lock()
+
+    def _compile_search(self) -> None:
+        """Loads the vectors, and compiles the usual searches."""
+        store = self.index.store
+        for size, k in ((1, 1), (SIZE, 1), (1, MAX_K)):
+            store.search(np.ones((size, store.dim), np.float32), k)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator["Generation"]:
+        """Keeps the index open during a block."""
+        with self._lock:
+            if self._is_retired and not self._users:
+                raise ClosedError
+            self._users += 1
+        try:
+            yield self
+        finally:
+            with self._lock:
+                self._users -= 1
+                ended = self._is_retired and not self._users
+            if ended:
+                self.index.close()
+
+    def retire(self) -> None:
+        """Closes the index as soon as it is not used."""
+        with self._lock:
+            self._is_retired = True
+            ended = not self._users
+        if ended:
+            self.index.close()
+
+    def is_stale(self) -> bool:
+        """Returns whether the index was built again since it was opened."""
+        store = self.index.store
+        if not isinstance(store, LocalStore):
+            return False
+        return generations.read(store.path.parent) != store.path
+
+
+class ClosedError(RuntimeError):
+    """Raised if a generation was closed before it was used."""
+
+
+class Generations:
+    """The current generation of an index."""
+
+    def __init__(self, open_: Open, max_pixels: int):
+        """Opens the index.
+
+        Args:
+          open_: opens it, and may use the given model.
+          max_pixels: the maximum number of pixels of a decoded picture.
+        """
+        self._open, self._max_pixels = open_, max_pixels
+        self._switching = threading.Lock()
+        self.count = 1
+        index = open_(None)
+        try:
+            self.current = Generation(index, max_pixels)
+        except BaseException:
+            index.close()
+            raise
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[Generation]:
+        """Yields the current generation, which stays open during the block."""
+        with contextlib.ExitStack() as stack:
+            while True:
+                with contextlib.suppress(ClosedError):
+                    used = stack.enter_context(self.current.used())
+                    break
+            yield used
+
+    def refresh(self) -> bool:
+        """Switches to a newer generation; returns whether there was one.
+
+        Requests use the previous one until the new one is ready.
+
+        Raises:
+          UserError: if the new one cannot be opened; the previous one is kept.
+        """
+        with self._switching:
+            old = self.current
+            if not old.is_stale():
+                return False
+            index = self._open(old.encoder.model)
+            try:
+                new = Generation(index, self._max_pixels)
+            except BaseException:
+                index.close()
+                raise
+            self.current = new
+            self.count += 1
+        old.retire()
+        return True
+
+    def close(self) -> None:
+        """Ends the use of the index."""
+        self.current.retire()
+
+    def __enter__(self) -> "Generations":
+        """Returns self."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the index."""
+        self.close()

@@ -1,0 +1,261 @@
+"""Records searches and clicks in the format of click events.
+
+    EVENTS/events-20260131-HOST-PID-1.jsonl   see `categories.clicks.events`
+    EVENTS/pictures/QUERY_ID.jpg              the pictures of queries
+    EVENTS/queries.csv                        their table, for the click log
+
+A shown item is a row with `clicked` 0. Its click is a row with `clicked` 1 and
+the same session and time, which are those of the search, so that both count as
+one exposure. A query's ID is the digest of its picture, with its box if it has
+one. Only searches by a picture alone are recorded, since the categories of a
+click log are found from pictures.
+"""
+
+import csv
+import datetime
+import io
+import json
+import os
+import pathlib
+import re
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, NamedTuple
+
+from mixer_jax.data.images import faults
+from mixer_jax.runtime import files
+from mixer_jax.runtime.tabular import references
+
+MAX_BYTES = 64_000_000  # of a file of events
+_BACKLOG = 1000  # searches and clicks that may wait to be written
+_MAX_HELD = 100_000_000  # bytes of their pictures
+_DAY = 86_400  # seconds
+_TABLE_INTERVAL = 600  # seconds between updates of the table of queries
+_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
+_SUFFIXES |= {"BMP": "bmp", "AVIF": "avif"}
+_QUERY = r"[0-9a-f]{32}(?:_[0-9]{1,9}){0,4}"
+_SEARCH = re.compile(rf"([0-9]{{16}})-([0-9a-f]{{16}})-({_QUERY})")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+class Search(NamedTuple):
+    """What identifies a search; see `parse`.
+
+    Attributes:
+      time: microseconds since 1970.
+      session: random.
+      query: the query's ID.
+    """
+
+    time: int
+    session: str
+    query: str
+
+    def __str__(self) -> str:
+        """Returns the ID that clients send back with clicks."""
+        return f"{self.time}-{self.session}-{self.query}"
+
+
+class Click(NamedTuple):
+    """A clicked item; `position` counts from 0, and is -1 if unknown."""
+
+    search: Search
+    item: str
+    position: int
+
+
+def parse(text: str) -> Search | None:
+    """Returns the search with an ID; None if there can be none."""
+    found = _SEARCH.fullmatch(text)
+    return Search(int(found[1]), *found.groups()[1:]) if found else None
+
+
+class Recorder:
+    """Writes events in a thread of its own; errors never stop a search.
+
+    Attributes:
+      days: how long files and pictures are kept.
+      on_loss: called if an event could not be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        days: int,
+        max_bytes: int = MAX_BYTES,
+    ):
+        """Creates the folder and removes old files.
+
+        Raises:
+          UserError: if the folder cannot be written.
+        """
+        self._folder = pathlib.Path(folder)
+        files.check_folder(folder, "The events", ("queries.csv",))
+        self._pictures = self._folder / "pictures"
+        files.make_folder(self._pictures)
+        self.days, self._max_bytes = days, max_bytes
+        self.on_loss: Callable[[], None] = lambda: None
+        self._file: IO[str] | None = None
+        self._day, self._count, self._tabled = "", 0, 0.0
+        self._pending, self._held, self._is_reported = 0, 0, False
+        self._lock = threading.Lock()
+        self._executor = ThreadPoolExecutor(1, "events")
+        self._submit(self._expire)
+
+    def search(self, content: bytes, box: str, items: Sequence[str]) -> str:
+        """Records a search.
+
+        Args:
+          content: the bytes of the picture.
+          box: the part that was searched for, as in `data.images.crops`.
+          items: the IDs of the items that are shown, in their order.
+
+        Returns:
+          The ID of the search.
+        """
+        query = references.digest(content).hex()
+        if box:
+            query += "_" + box.replace(",", "_")
+        now = time.time_ns() // 1000
+        search = Search(now, secrets.token_hex(8), query)
+        rows = [
+            _row(search, item, place, clicked=0)
+            for place, item in enumerate(items)
+        ]
+        size = len(content)
+        self._submit(self._write_search, query, content, rows, size=size)
+        return str(search)
+
+    def clicks(self, clicks: Iterable[Click]) -> None:
+        """Records clicks."""
+        rows = [_row(*click, clicked=1) for click in clicks]
+        self._submit(self._write, rows)
+
+    def close(self) -> None:
+        """Writes what is pending, and the table of queries."""
+        self._submit(self._end)
+        self._executor.shutdown()
+
+    def _submit(
+        self, work: Callable[..., None], *arguments: Any, size: int = 0
+    ) -> None:
+        """Queues work that holds `size` bytes; drops it if too much waits."""
+        with self._lock:
+            is_full = self._pending >= _BACKLOG or self._held > _MAX_HELD
+            if is_full:
+                self.on_loss()
+                return
+            self._pending += 1
+            self._held += size
+        self._executor.submit(self._run, size, work, *arguments)
+
+    def _run(
+        self, size: int, work: Callable[..., None], *arguments: Any
+    ) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:  # A search must not fail for it.
+            self.on_loss()
+            if not self._is_reported:
+                reason = files.reason(error)
+                print(
+                    f"warning: events are not recorded: {reason}.",
+                    file=sys.stderr,
+                )
+            self._is_reported = True
+        else:
+            self._is_reported = False
+        finally:
+            with self._lock:
+                self._pending -= 1
+                self._held -= size
+
+    def _write_search(self, query: str, content: bytes, rows: list) -> None:
+        suffix = _SUFFIXES.get(faults.identify(content) or "", "bin")
+        path = self._pictures / f"{query}.{suffix}"
+        try:
+            os.utime(path)  # Keep pictures that are still searched for.
+        except FileNotFoundError:
+            files.write(
+                path, lambda draft: draft.write_bytes(content), one_of_many=True
+            )
+        self._write(rows)
+
+    def _write(self, rows: Sequence[dict[str, Any]]) -> None:
+        file = self._current()
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+        file.flush()
+        if time.monotonic() - self._tabled > _TABLE_INTERVAL:
+            self._write_table()
+
+    def _current(self) -> IO[str]:
+        """Returns the open file of this day."""
+        day = _today()
+        if self._file is not None:
+            if day == self._day and self._file.tell() < self._max_bytes:
+                return self._file
+            self._file.close()
+            self._file = None
+            self._expire()
+        self._day, self._count = day, self._count + 1
+        host = re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:32]
+        name = f"events-{day}-{host}-{os.getpid()}-{self._count}.jsonl"
+        file = open(self._folder / name, "a", encoding="utf-8")  # noqa: SIM115
+        self._file = file
+        return file
+
+    def _expire(self) -> None:
+        """Removes what is older than the given number of days."""
+        oldest = time.time() - self.days * _DAY
+        found = [*self._folder.glob("events-*.jsonl"), *_files(self._pictures)]
+        for path in found:
+            try:
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # removed by another process
+        self._write_table()
+
+    def _write_table(self) -> None:
+        """Writes the table of queries, from the names of their pictures."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["query_id", "image", "x1", "y1", "x2", "y2"])
+        for path in sorted(_files(self._pictures)):
+            box = path.stem.split("_")[1:] or [""] * 4
+            writer.writerow([path.stem, f"pictures/{path.name}", *box])
+        files.write_text(self._folder / "queries.csv", text.getvalue())
+        self._tabled = time.monotonic()
+
+    def _end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._write_table()
+
+
+def _today() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%d}"
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [p for p in folder.iterdir() if re.fullmatch(_QUERY, p.stem)]
+
+
+def _row(
+    search: Search, item: str, position: int, *, clicked: int
+) -> dict[str, Any]:
+    moment = _EPOCH + datetime.timedelta(microseconds=search.time)
+    row = {
+        "query_id": search.query,
+        "item_id": item,
+        "time": moment.isoformat(),
+        "clicked": clicked,
+        "session": search.session,
+    }
+    return row | ({"position": position} if position >= 0 else {})

@@ -1,0 +1,81 @@
+"""Gives each request an ID, counts it, and logs it as a line of JSON."""
+
+import contextlib
+import datetime
+import json
+import re
+import secrets
+import sys
+import time
+from typing import IO, Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mixer_jax.service.http.metrics import Metrics
+
+HEADER = "X-Request-ID"
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}
+_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def with_tracing(
+    app: ASGIApp, metrics: Metrics, log: bool, stream: IO[str] | None = None
+) -> ASGIApp:
+    """Returns the application with request IDs, metrics and a log.
+
+    A request's header X-Request-ID is taken over if it is sane. The ID is in
+    the response's header, in `scope["state"]["request_id"]`, and in the log.
+
+    Args:
+      app: the application.
+      metrics: counts the requests.
+      log: whether to log each request.
+      stream: where to log; default: standard error.
+    """
+
+    async def traced(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 500
+        given = Headers(scope=scope).get(HEADER, "")
+        name = given if _SANE.fullmatch(given) else secrets.token_hex(8)
+        # The router adds the route to this dictionary.
+        scope["state"] = dict(scope.get("state") or {}) | {"request_id": name}
+
+        async def write(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = name
+            await send(message)
+
+        try:
+            await app(scope, receive, write)
+        finally:
+            seconds = time.perf_counter() - begin
+            route = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.requests.add(route, method, str(status))
+            metrics.seconds.observe(seconds, route)
+            if log:
+                line = _line(scope, name, status, seconds)
+                with contextlib.suppress(OSError):
+                    print(line, file=stream or sys.stderr, flush=True)
+
+    return traced
+
+
+def _line(scope: Scope, name: str, status: int, seconds: float) -> str:
+    now = datetime.datetime.now(datetime.UTC)
+    row: dict[str, Any] = {
+        "time": now.isoformat(timespec="milliseconds"),
+        "request_id": name,
+        "client": (scope.get("client") or [""])[0],
+        "method": scope["method"],
+        "path": scope["path"][:500],
+        "status": status,
+        "milliseconds": round(1000 * seconds, 1),
+    }
+    return json.dumps(row)

@@ -1,0 +1,73 @@
+"""Clicks that clients report."""
+
+import json
+
+import pytest
+from starlette.testclient import TestClient
+
+from mixer_jax.service import server
+from mixer_jax.service.http.recording import Recorder
+from mixer_jax.service.http.settings import DEFAULTS
+from tests.service.conftest import draw
+from tests.service.http.test_recording import read
+
+
+@pytest.fixture
+def recorded(shared, tmp_path):
+    """A client, and the folder of its events."""
+    folder = tmp_path / "events"
+    settings = DEFAULTS._replace(recorder=Recorder(folder, 90))
+    with TestClient(server.make_app(shared, settings)) as client:
+        yield client, folder
+
+
+def test_searches_and_clicks_are_written(recorded):
+    client, folder = recorded
+    answer = client.post("/v1/search?k=2", content=draw("red")).json()
+    click = {"search_id": answer["search_id"], "position": 1}
+    click["item_id"] = answer["results"][1]["id"]
+    response = client.post("/v1/events", json=click)
+    assert (response.status_code, response.json()) == (202, {"recorded": 1})
+    response = client.post("/v1/events", json={"events": [click, click]})
+    assert response.json() == {"recorded": 2}
+    # Only searches by a picture alone are recorded.
+    client.post("/v1/search?id=red.png", content=b"")
+    client.post("/v1/search?text=a", content=draw("red"))
+    client.__exit__()
+    found = read(folder)
+    assert [event[3] for event in found] == [0, 0, 1, 1, 1]
+    assert [event[1] for event in found[:2]] == [
+        one["id"] for one in answer["results"]
+    ]
+    assert len(list((folder / "pictures").iterdir())) == 1
+    first = json.loads(next(folder.glob("*.jsonl")).read_text().splitlines()[0])
+    assert first["position"] == 0
+
+
+def test_bad_events_get_an_error_message(recorded):
+    client, _ = recorded
+    answer = client.post("/v1/search?k=1", content=draw("red")).json()
+    good = {"search_id": answer["search_id"], "item_id": "red.png"}
+    moment, _, rest = good["search_id"].partition("-")
+    later = f"{int(moment) + 10**12}-{rest}"
+    for body, status, message in (
+        ({}, 400, "search_id is not that of a recorded search"),
+        (good | {"search_id": "x"}, 400, "search_id is not"),
+        (good | {"search_id": later}, 400, "search_id is not"),
+        (good | {"search_id": f"1000000000000000-{rest}"}, 400, "search_id is"),
+        (good | {"item_id": ""}, 400, "item_id is missing"),
+        (good | {"item_id": "none"}, 404, "There is no item 'none'"),
+        (good | {"position": "1"}, 400, "position must be"),
+        (good | {"item": 1}, 400, "did you mean 'item_id'"),
+        ({"events": []}, 400, "1 to 100"),
+        ({"events": [5]}, 400, "not a JSON object"),
+    ):
+        response = client.post("/v1/events", json=body)
+        assert response.status_code == status, response.text
+        assert message in response.json()["error"]
+
+
+def test_events_are_refused_without_a_folder(client):
+    response = client.post("/v1/events", json={})
+    assert response.status_code == 403
+    assert "--events=FOLDER" in response.json()["error"]

@@ -1,0 +1,105 @@
+"""The OpenAPI document describes requests and responses."""
+
+import base64
+import re
+
+import jsonschema
+import pytest
+from starlette.testclient import TestClient
+
+from mixer_jax.service import server
+from mixer_jax.service.http import parameters, schema
+from mixer_jax.service.http.keys import Keys
+from mixer_jax.service.http.settings import DEFAULTS
+from tests.service.conftest import draw
+
+DOCUMENT = schema.document()
+KEY = "0123456789abcdef"
+
+
+def validator(part):
+    whole = part | {"components": DOCUMENT["components"]}
+    return jsonschema.Draft202012Validator(whole)
+
+
+def operation(method, path):
+    return DOCUMENT["paths"][path][method.lower()]
+
+
+def check_response(response, path):
+    method, status = response.request.method, str(response.status_code)
+    described = operation(method, path)["responses"][status]
+    (content,) = described["content"].values()
+    validator(content["schema"]).validate(response.json())
+
+
+def test_all_schemas_are_valid():
+    for part in DOCUMENT["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(part)
+    references = set(re.findall(r"#/components/schemas/(\w+)", repr(DOCUMENT)))
+    assert references <= DOCUMENT["components"]["schemas"].keys()
+
+
+def test_all_routes_are_described(shared):
+    app = server.make_app(shared)
+    routes = {
+        (route.path.replace(":path", ""), method)
+        for route in app.routes
+        for method in route.methods - {"HEAD"}
+    }
+    described = {
+        (path, method.upper())
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    assert routes - described == {("/", "GET"), ("/openapi.json", "GET")}
+    assert described <= routes
+
+
+def test_responses_conform(own):
+    settings = DEFAULTS._replace(keys=Keys(write=(KEY.encode(),)))
+    image = base64.b64encode(draw("red")).decode()
+    headers = {"x-api-key": KEY}
+    with TestClient(server.make_app(own, settings), headers=headers) as client:
+        for method, url, body, path in (
+            ("POST", "/v1/search", {"image": image}, "/v1/search"),
+            ("POST", "/v1/search", {"id": "none"}, "/v1/search"),
+            ("POST", "/v1/search", {"k": 0}, "/v1/search"),
+            ("POST", "/v1/search", {"queries": [{"id": "red.png"}]}, None),
+            ("POST", "/v1/items", {"id": "a", "text": "b"}, "/v1/items"),
+            ("GET", "/v1/items/a", None, "/v1/items/{id}"),
+            ("PUT", "/v1/items/a", {"image": image}, "/v1/items/{id}"),
+            ("DELETE", "/v1/items/a", None, "/v1/items/{id}"),
+            ("POST", "/v1/embeddings", {"input": "a"}, "/v1/embeddings"),
+            ("POST", "/v1/events", {}, "/v1/events"),
+            ("GET", "/readyz", None, "/readyz"),
+        ):
+            response = client.request(method, url, json=body)
+            check_response(response, path or url)
+        assert client.get("/openapi.json").json() == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("body", "is_valid"),
+    [
+        ({"text": "a"}, True),
+        ({"text": "a", "k": 1000, "offset": 0, "where": {"a": 1}}, True),
+        ({"image": "aaaa", "box": [0, 0, 9, 9], "min_score": -1}, True),
+        ({"image": "aaaa", "box": [0, 0, 9]}, False),
+        ({"text": ""}, False),
+        ({"text": "a", "k": 0}, False),
+        ({"text": "a", "k": 1.5}, False),
+        ({"text": "a", "min_score": 1.5}, False),
+        ({"text": "a", "other": 1}, False),
+        ({"vector": ["a"]}, False),
+    ],
+)
+def test_the_schema_and_the_checks_agree(body, is_valid):
+    query = DOCUMENT["components"]["schemas"]["Query"]
+    assert validator(query).is_valid(body) == is_valid
+    if is_valid:
+        parameters.check(body)
+    else:
+        with pytest.raises(parameters.HTTPException):
+            parameters.check(body)
