@@ -64,8 +64,9 @@ def _serve(given: argparse.Namespace) -> None:
     open_ = generations.opener(
         given.index, workdir=given.workdir, images=given.images
     )
-    # Report a missing index before the model is compiled.
+    # Report a missing index or model before the port is opened.
     with open_(None) as index:
+        opening.check_has_model(index.store, given.workdir)
         if message := opening.check_images(index):
             print(f"warning: {message}", file=sys.stderr)
     with (

@@ -73,9 +73,15 @@ def _prepare(
     from mixer_jax.data.prepared import build, version
     from mixer_jax.data.tables import buckets, table
     from mixer_jax.runtime import terminal
+    from mixer_jax.runtime.errors import UserError
 
     origin = ""
     if buckets.is_address(given.table):
+        if not given.out:
+            raise UserError(
+                f"The table {given.table} is not on this machine; name the "
+                "folder to copy it and its images to with --out=FOLDER."
+            )
         given.table, origin = copy_table(given.table, given.out)
         given.out = ""  # next to the copy
     options = build.Options(

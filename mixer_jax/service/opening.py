@@ -217,6 +217,17 @@ def find_model(store: LocalStore) -> paths.Path:
     )
 
 
+def check_has_model(
+    store: LocalStore, workdir: str | os.PathLike | None = None
+) -> None:
+    """Raises a `UserError` if `load_model` would not find a model."""
+    require_known(store)
+    if workdir:
+        runs.find_models(workdir)
+    else:
+        find_model(store)
+
+
 def load_model(
     store: LocalStore,
     workdir: str | os.PathLike | None = None,

@@ -80,15 +80,10 @@ def copy_table(address: str, folder: str) -> tuple[str, str]:
       See `copied_table`.
 
     Raises:
-      UserError: if the address is invalid, no folder is given, the table cannot
-        be read, or the copy cannot be written.
+      UserError: if the address is invalid, the table cannot be read, or the
+        copy cannot be written.
     """
     check_address(address)
-    if not folder:
-        raise UserError(
-            f"The table {address} is not on this machine; name the folder to "
-            "copy it and its images to with --out=FOLDER."
-        )
     copied, origin = copied_table(address, folder)
     _copy(address.rstrip("/"), Path(copied))
     terminal.say(
