@@ -1,7 +1,7 @@
 """Random arrays for measurements, filled chunk by chunk.
 
-`jax.random.normal` of a whole `[C, D]` temporarily needs several arrays of that
-size, possibly more than the step to be measured.
+`jax.random.normal` of shape `[C, D]` temporarily needs several arrays of that
+size, possibly more than the measured step.
 """
 
 import dataclasses
@@ -42,15 +42,15 @@ def make_arrays(
     """Makes the arrays of one measurement, split over the mesh.
 
     The class graph is random: each category has K neighbors, rarely repeated
-    if C is large. The cost of a step does not depend on the neighbors, and the
-    true graph of a million categories takes an hour on a CPU.
+    if C is large. The cost of a step does not depend on the neighbors, and
+    building the true graph of a million categories takes an hour on a CPU.
 
     Args:
       classes: C, the number of categories.
       dim: D, the size of embeddings and proxies.
       batch: B, the batch size.
       neighbors: K, the neighbors per category; 0 for no class graph.
-      mesh: the mesh that rows are split over.
+      mesh: the mesh over which rows are split.
     """
     padded = meshes.padded_rows(classes, mesh)
 

@@ -6,14 +6,14 @@
         --truth=runs/quickstart/data/medium.csv --sweep=0.2,0.3,0.4,0.5
 
 Samples are synthetic (`categories_run.py`): category sizes have a long tail,
-features are as wide as those of encoders, with a variance that decreases with
+features have the width of encoder outputs and a variance that decreases with
 the dimension, and the log is simulated. With --log, a real catalog with cached
 features is used instead. Each size runs in its own process. The table and the
 JSON give the seconds of each phase, the peak resident memory including the
-features, and B-cubed F1, also for clicks alone and content alone; the last
-column is the exponent by which time grows with the number of samples since the
-previous row. --sweep repeats the clustering at each threshold, for comparison
-with the chosen threshold.
+features, and B-cubed F1, for both signals, clicks alone and content alone; the
+last column is the scaling exponent of time with the number of samples, relative
+to the previous row. --sweep repeats the clustering at each threshold, for
+comparison with the chosen threshold.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = rich.console.Console()
-    console.width = max(console.width, 160)  # also in a log file
+    console.width = max(console.width, 160)  # even in a log file
     console.print(table(rows))
     for row in rows:
         for threshold, f1 in row["sweep"].items():
@@ -67,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--samples", default="50000", help="sizes, comma-separated")
     add("--clicks", type=float, default=5.0, help="clicks per sample")
     add("--wrong", type=float, default=0.05, help="share of wrong clicks")
-    add("--width", type=int, default=1280, help="dimensions of image features")
-    add("--text-width", type=int, default=384, help="same, of text features")
+    add("--width", type=int, default=1280, help="image feature dimensions")
+    add("--text-width", type=int, default=384, help="text feature dimensions")
     add("--seed", type=int, default=0)
     add("--log", default="", help="folder of a real log, instead of --samples")
-    add("--features", default="", help="features.npz of --log, by categorize")
+    add("--features", default="", help="features.npz that categorize wrote")
     add("--truth", default="", help="sample table with the true categories")
     add("--sweep", default="", help="thresholds to compare, comma-separated")
     add("--json", default="", help="file to write the rows to")
@@ -105,7 +105,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
     for size in sizes:
         row = _run(job | {"samples": int(size)})
         rows.append(row | {"growth": _power(row, rows[-1]) if rows else None})
-        # Write after each size: large ones take long and may exceed memory.
+        # Write after each size: large ones are slow and may exceed memory.
         if given.json:
             text = json.dumps(rows, indent=1)
             pathlib.Path(given.json).write_text(text + "\n")
@@ -117,12 +117,12 @@ def _numbers(text: str, flag: str) -> list[float]:
         return [float(part) for part in text.split(",") if part]
     except ValueError as error:
         raise UserError(
-            f"{flag} is '{text}'; it must be numbers separated by commas."
+            f"{flag} is '{text}'; it must be a comma-separated list of numbers."
         ) from error
 
 
 def _power(row: Row, before: Row) -> float | None:
-    """Returns the exponent by which time grows with samples, if defined."""
+    """Returns the scaling exponent of time with samples, if defined."""
     times = row["samples"] / before["samples"]
     if times == 1:
         return None

@@ -1,10 +1,10 @@
-"""Finds the categories of one catalog and log in its own process.
+"""Finds the categories of one catalog and log in a separate process.
 
 Synthetic catalogs have category sizes that follow a power law, so that most
 categories are small and a few are large. Features are distributed around the
 center of their category; their variance decreases with the dimension, as with
-trained encoders, and the two roles have an offset. The log is simulated;
-look-alikes are samples that are near in the leading dimensions.
+trained encoders, and the two roles are offset from each other. The log is
+simulated; look-alikes are samples that are close in the leading dimensions.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def synthetic(
     """Makes a synthetic catalog and its log.
 
     Args:
-      samples: number of queries and items together, about half of each.
+      samples: total number of queries and items, about half of each.
       clicks: approximate number of clicks in the log.
       wrong: share of wrong clicks.
       widths: the widths of image features and of text features.
@@ -59,7 +59,7 @@ def synthetic(
     rng = np.random.default_rng(seed)
     sizes = np.arange(2, LARGEST + 1)
     chance = sizes**-_SKEW
-    # These are more sizes than needed: each category has at least two samples.
+    # Draw more sizes than needed: each category has at least two samples.
     drawn = rng.choice(sizes, samples, p=chance / chance.sum())
     category = np.repeat(np.arange(samples), drawn)[:samples]
     # The first sample of a category is a query, the second an item; the role
@@ -127,7 +127,7 @@ def read_catalog(folder: str, features: str, truth: str) -> Catalog:
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Finds the categories; returns a row of `categories.py`."""
+    """Finds the categories; returns a table row for `categories.py`."""
     if job["log"]:
         features, clicks, truth = read_catalog(
             job["log"], job["features"], job["truth"]

@@ -1,9 +1,9 @@
-"""Takes a run through some phases of its life, in a process of its own.
+"""Runs some phases of a training run's life cycle in a separate process.
 
 Called by `category_scale` with a job as JSON; prints a JSON list with one row
 per phase: its duration, the bytes of this process's proxies, optimizer rows and
-class graph (none during an export), and the peak of its anonymous memory. On a
-CPU that includes these arrays, and everything else that the process holds.
+class graph (none during an export), and the process's peak anonymous memory. On
+a CPU, the peak includes these arrays and everything else in the process.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Job:
 
 
 class Names(Sequence[str]):
-    """C sorted IDs that are made when they are read.
+    """C sorted IDs, generated on access.
 
     In the grown table, every hundredth category is missing, and a new one has
     been inserted elsewhere.
@@ -76,7 +76,7 @@ class Names(Sequence[str]):
         return self._count
 
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Returns an ID, or a list of them."""
+        """Returns an ID, or a list of IDs for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         place = range(self._count)[index]
@@ -88,7 +88,7 @@ class Names(Sequence[str]):
 
 
 def write(folder: pathlib.Path, count: int) -> None:
-    """Writes the samples of C categories: a query and a document of each."""
+    """Writes the samples of C categories: one query and one document each."""
     if not count % _SHUFFLE:
         raise ValueError(f"{count} is a multiple of {_SHUFFLE}")
     labels = (np.arange(count) * _SHUFFLE % count).astype(np.int32)
@@ -114,9 +114,9 @@ def write(folder: pathlib.Path, count: int) -> None:
 
 
 class Embeddings(stored.StoredContent):
-    """Embeddings that are made up from the numbers of a sample and its label.
+    """Synthetic embeddings, computed from the indices of samples and labels.
 
-    They take the place of the stored embeddings of frozen encoders.
+    They replace the stored embeddings of frozen encoders.
     """
 
     def batch(self, rows: np.ndarray, role: str) -> stored.Batch:
@@ -129,7 +129,7 @@ class Embeddings(stored.StoredContent):
 
 
 class Run:
-    """A run whose samples have embeddings, and its phases."""
+    """A training run on synthetic embeddings, with a method per phase."""
 
     def __init__(self, job: Job):
         """Opens the samples; makes no arrays."""
@@ -171,7 +171,7 @@ class Run:
         )
 
     def train(self) -> None:
-        """Takes some steps."""
+        """Trains for `STEPS` steps."""
         step = abstract_step.make_step(self.setup)
         batches = self.content.train_batches()
         for _ in range(STEPS):

@@ -1,16 +1,16 @@
-"""Measures the host memory that proxies of very many categories take.
+"""Measures the host memory needed for large numbers of proxies.
 
     python -m benchmarks.category_scale --categories=1000000 --json=scale.json
 
-Each category has a query and a document, whose embeddings are made up. A first
+Each category has a query and a document with synthetic embeddings. A first
 process draws random proxies, imprints them from all samples, takes 20 steps and
-saves; others restore the run on another number of devices, start a new run from
-it with 1% of the categories removed and 1% added, and export the proxies.
+saves; others restore the run on a different number of devices, start a new run
+from it with 1% of the categories removed and 1% added, and export the proxies.
 
-`share` is the size of the proxies, of their optimizer's rows and of the class
-graph. On a CPU, these arrays are in the host's memory; `beyond` is how far the
-peak of the process's anonymous memory exceeds it, which includes interpreter,
-imported modules and compiled programs. Each figure is measured once.
+`share` is the size of the proxies, their optimizer state and the class graph.
+On a CPU, these arrays are in the host's memory; `beyond` is the process's peak
+anonymous memory minus `share`; it includes the interpreter, imported modules
+and compiled programs. Each figure is measured once.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from mixer_jax.runtime.errors import UserError
 
 Row = dict[str, Any]
 
-# The phases that share a process, and whether on the other number of devices.
+# Phases that share a process, and whether they use the second device count.
 _PROCESSES = (
     (("initialize", "imprint", "train", "save"), False),
     (("restore",), True),
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--grow",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="start another run with other categories",
+        help="start a new run with changed categories",
     )
     add("--folder", default="", help="parent of the temporary folder")
     add("--json", default="", help="file to write the rows to")
@@ -111,7 +111,7 @@ def _check(given: argparse.Namespace) -> list[int]:
 def measure(
     given: argparse.Namespace, devices: Sequence[int], folder: str
 ) -> list[Row]:
-    """Takes a run through all phases; returns one row per phase."""
+    """Measures all phases of a run; returns one row per phase."""
     category_run.write(pathlib.Path(folder), given.categories)
     about = {
         "categories": given.categories,
@@ -136,7 +136,7 @@ def measure(
 
 
 def _run(job: category_run.Job, devices: int) -> list[Row]:
-    """Returns what a new process measures; see `category_run`."""
+    """Measures phases in a new process; see `category_run`."""
     command = [sys.executable, "-m", "benchmarks.category_run"]
     command.append(json.dumps(dataclasses.asdict(job)))
     done = subprocess.run(

@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 
 from mixer_jax.runtime import mesh as meshes
 
-# The side of the square factors, and the size in MiB of the copied array over
-# all devices: far larger than any cache, but measured in a second or two.
+# Side of the square matrices, and size in MiB of the copied array over all
+# devices: far larger than any cache, yet measured in a second or two.
 SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 MIB = {"cpu": 512, "gpu": 4096, "tpu": 2048}
 REPEATS = 8
@@ -20,11 +20,11 @@ def measure(mesh: Mesh) -> dict[str, float]:
     """Measures the limits of all devices of the mesh together.
 
     Each device multiplies its own square matrices at the default precision, in
-    f32 (on recent GPUs, with TF32 factors) and bf16. Both have sums and results
-    in f32, because CPUs are half as fast with results in bf16. Traffic is bytes
-    read plus bytes written, by a copy into another array and by an in-place
-    update, as in an optimizer. The latter is faster on CPUs, which read a cache
-    line before they write to it.
+    f32 (on recent GPUs, with TF32 factors) and bf16. Both accumulate and
+    return f32, because CPUs are half as fast with bf16 results. Traffic is the
+    bytes read plus the bytes written, by a copy into another array and by an
+    in-place update, as in an optimizer. The latter is faster on CPUs, which
+    read a cache line before they write to it.
 
     Returns:
       `f32_flops_per_s`, `bf16_flops_per_s`, `copy_bytes_per_s`,

@@ -54,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--data", required=True, help="folder with medium.csv and large.csv")
     add("--kills", type=int, default=50)
-    add("--devices", default="4", help="in total, comma-separated")
+    add("--devices", default="4", help="total devices, comma-separated")
     add("--processes", default="1,2,4", help="comma-separated")
     add("--steps", type=int, default=60, help="per stage")
-    add("--seed", type=int, default=0, help="of the random choices")
+    add("--seed", type=int, default=0, help="seed of the random choices")
     add("--seeds", type=int, default=3, help="undisturbed runs to evaluate")
     add("--json", default="", help="file to write the results to")
     given = parser.parse_args(arguments)

@@ -100,7 +100,7 @@ class Run:
             "JAX_NUM_CPU_DEVICES": str(devices // count),
             "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Programs may be compiled at every start, but only run briefly.
+            # Programs may be compiled at every start, but run only briefly.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             # Fix the number of threads, which determines the order of sums in
             # matrix products; by default, it depends on devices and cores.

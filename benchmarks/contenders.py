@@ -143,7 +143,7 @@ def make_contender(
 
     Args:
       problem: sizes and settings.
-      mesh: the mesh that the arrays are split over.
+      mesh: the mesh over which the arrays are split.
       name: one of HEADS.
       active: share of active rows, for the heads in SHARED.
 
@@ -282,7 +282,7 @@ def parse_overrides(
     """Parses `--head.key=value` arguments.
 
     Raises:
-      UserError: if an argument has another form, or a value the wrong type.
+      UserError: if an argument is malformed or a value has the wrong type.
     """
     defaults: Mapping[str, Any] = configs.defaults().head
     pairs = []

@@ -6,10 +6,10 @@
 Draws small JPEG files, texts and categories with Zipf frequencies from a seed.
 With `--inline`, the images are one-pixel PNGs in a column of the table instead,
 so that decoding takes little of the time.
-For each number of workers, prepares the table from scratch, and decodes the
-same files in as many processes that do nothing else, which gives the ratio.
+For each number of workers, prepares the table from scratch; the reference of
+the ratio is decoding the same files in as many processes that do nothing else.
 With the last number of workers, changes 1% of the rows in one place, appends
-1%, and changes 1% all over the table, and prepares each of these tables again.
+1%, and changes 1% at random, and prepares each of these tables again.
 Then starts training, resumes it from the middle of an epoch (both up to the
 first batch, in a new process), reads batches, and compares with PyTorch's
 DataLoader. Each figure is measured once. PyTorch's loader is excluded if torch
@@ -46,11 +46,11 @@ from mixer_jax.runtime import threads
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs
 
-_CATEGORIES = 100  # for all sizes, so that memory is that of the samples
+_CATEGORIES = 100  # fixed, so that memory depends only on the samples
 _DISTINCT = 10_000  # images; the other files are links to these
-_SECONDS = 20  # of reading batches
+_SECONDS = 20  # duration of reading batches
 _CHUNK = 64  # images per task of the bare loop
-_ROWS = 100_000  # rows of the table that are written at once
+_ROWS = 100_000  # table rows written at once
 _CHANGES = ("contiguous", "appended", "scattered")
 
 Row = dict[str, Any]
@@ -114,7 +114,7 @@ def measure(
       count: the number of samples.
       workers: the numbers of worker processes.
       side: the side of the images in pixels; 0 for images in the table.
-      parent: the parent of the temporary folder; None for the system's.
+      parent: the parent of the temporary folder; None for the default.
     """
     with tempfile.TemporaryDirectory(dir=parent) as name:
         folder = pathlib.Path(name)
@@ -159,8 +159,8 @@ def write(folder: pathlib.Path, count: int, side: int) -> pathlib.Path:
     Args:
       folder: the folder to write to.
       count: the number of samples.
-      side: the side of the images in pixels, which are files `0.jpg`, `1.jpg`,
-        ...; 0 for images of one pixel in the table.
+      side: the side of the images in pixels, in files `0.jpg`, `1.jpg`, ...; 0
+        for one-pixel images in the table.
 
     Returns:
       The path of the table.
@@ -192,7 +192,7 @@ def write(folder: pathlib.Path, count: int, side: int) -> pathlib.Path:
             columns = _columns(numbers, categories[numbers])
             columns["image"] = images
             writer.write_table(pa.table(columns, schema))
-    long_ago = time.time() - 3600  # A new table is read again to be sure.
+    long_ago = time.time() - 3600  # Recent tables are read again.
     os.utime(path, (long_ago, long_ago))
     return path
 
@@ -222,7 +222,7 @@ def _columns(numbers: np.ndarray, categories: np.ndarray) -> dict[str, Any]:
 
 
 def _names(path: pathlib.Path, count: int) -> Sequence[str]:
-    """Returns the paths of all images, of a table by `write`."""
+    """Returns the paths of all images of a table written by `write`."""
     if (path.parent / "0.jpg").exists():
         return [str(path.parent / f"{number}.jpg") for number in range(count)]
     images = table_lib.read_table(path)["image"]
@@ -249,7 +249,7 @@ def _bare(path: pathlib.Path, count: int, workers: int) -> float:
 
 
 def _prepare(path: pathlib.Path, workers: int) -> float:
-    """Returns the seconds that preparing a table takes, as a command."""
+    """Returns the seconds that the command to prepare a table takes."""
     command = [sys.executable, "-m", "mixer_jax.data.prepare"]
     command += [f"--table={path}", f"--workers={workers}"]
     begin = time.perf_counter()
@@ -293,12 +293,12 @@ def _change(
 
 def _rewrite(path: pathlib.Path, table: pa.Table) -> None:
     pq.write_table(table, path, row_group_size=_ROWS)
-    long_ago = time.time() - 3600  # A new table is read again to be sure.
+    long_ago = time.time() - 3600  # Recent tables are read again.
     os.utime(path, (long_ago, long_ago))
 
 
 def _start(path: pathlib.Path, position: int = 0) -> dict[str, float]:
-    """Returns what a new process measures; see `data_start`."""
+    """Measures a start in a new process; see `data_start`."""
     command = [sys.executable, "-m", "benchmarks.data_start"]
     command += [f"--table={path}", f"--position={position}"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -371,7 +371,7 @@ def table(rows: list[Row]) -> rich.table.Table:
         "ratio_to_bare": ("of bare", ".2f"),
         "changed_contiguous": ("1% changed", ".3f"),
         "changed_appended": ("1% added", ".3f"),
-        "changed_scattered": ("1% all over", ".3f"),
+        "changed_scattered": ("1% scattered", ".3f"),
         "open_s": ("open, s", ".1f"),
         "resume_s": ("resume, s", ".1f"),
         "host_mb": ("MB", ".0f"),

@@ -1,8 +1,8 @@
-"""Starts training on a table up to its first batch, in a process of its own.
+"""Starts training on a table, up to the first batch, in a separate process.
 
 Called by `data_scale`; prints a JSON object with `seconds` (from the start of
-the process to the first batch on the device) and `mb` (the peak of anonymous
-memory after that process has imported everything).
+the process to the first batch on the device) and `mb` (the growth of anonymous
+memory after all imports, up to its peak).
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Memory(threading.Thread):
 
     @staticmethod
     def now() -> int:
-        """Returns the present size in bytes."""
+        """Returns the current size in bytes."""
         status = pathlib.Path("/proc/self/status").read_text()
         (line,) = [x for x in status.splitlines() if x.startswith("RssAnon")]
         return int(line.split()[1]) << 10
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--table", required=True)
     parser.add_argument("--position", type=int, default=0)
     given = parser.parse_args()
-    assert loop  # Imported for its size: training imports it.
+    assert loop  # Training imports it, so count its memory.
     memory = Memory()
     before = memory.peak
     memory.start()

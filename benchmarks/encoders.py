@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     # Leave GPU memory to the other library.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Otherwise torch's idle threads keep spinning during our passes. This must
-    # be set before torch is imported.
+    # Keep torch's idle threads from spinning during our passes. Set this
+    # before importing torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = _parser().parse_args(arguments)
     try:

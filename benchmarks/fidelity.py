@@ -49,7 +49,7 @@ HEADS = {
     "topk": {"name": "topk"},
     "sampled": {"name": "sampled"},
 }
-# Defaults, which the command line overrides.
+# Defaults, overridden by the command line.
 SETTINGS = {"neighbors": 16, "refresh": 25, "scale": 32.0, "margin_size": 0.25}
 MEASURES = ("identical_at_1", "with_distractors", "training_top_1", "mrr")
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--workdir", required=True, help="of a trained stage")
+    add("--workdir", required=True, help="workdir of a trained stage")
     add("--table", default="", help="sample table; default: the stage's own")
     add("--size", type=int, default=0, help="image side; default: the stage's")
     add("--dim", type=int, default=0, help="embedding; default: the stage's")
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--steps", type=int, default=600)
     add("--batch", type=int, default=128)
     add("--seeds", type=int, default=3)
-    add("--heads", default="/".join(HEADS), help="separated by /")
-    add("--momentum", type=float, default=0.9, help="of the proxies")
+    add("--heads", default="/".join(HEADS), help="heads, separated by /")
+    add("--momentum", type=float, default=0.9, help="momentum of the proxies")
     add("--rate", type=float, default=0.5, help="learning rate of the proxies")
     add("--features", default="", help="folder to cache the features in")
     add("--json", default="", help="file to write the rows to")
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     given: argparse.Namespace, overrides: Mapping[str, Any], mesh: Mesh
 ) -> list[Row]:
-    """Trains every head with every seed; returns a row for each training."""
+    """Trains every head with every seed; returns a row per training run."""
     names = given.heads.split("/")
     for name in names:
         if name not in HEADS:
@@ -167,7 +167,7 @@ def _config(
     name: str,
     seed: int,
 ) -> ConfigDict:
-    """Returns the config of one training."""
+    """Returns the config of one training run."""
     config = fusions.make_config(trained, trained.model.fusion)
     config.seed = seed
     config.steps, config.batch_size = given.steps, given.batch

@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     # Leave memory to the processes that measure single heads (`memory.py`).
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Otherwise torch's idle threads keep spinning during the next step and, if
-    # no core is free, slow down torch's step. Set this before importing torch.
+    # Keep torch's idle threads from spinning during the next step and, if no
+    # core is free, slowing down torch's step. Set this before importing torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given, more = _parser().parse_known_args(arguments)
     try:

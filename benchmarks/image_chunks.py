@@ -72,8 +72,8 @@ def _numbers(text: str) -> list[int]:
         numbers = {-1}
     if min(numbers) < 0:
         raise UserError(
-            f"--chunks is {text!r}; it must be whole numbers, separated by "
-            "commas, each 0 or more."
+            f"--chunks is {text!r}; it must be whole numbers of 0 or more, "
+            "separated by commas."
         )
     return sorted(numbers | {0})
 

@@ -3,17 +3,17 @@
     python -m benchmarks.index_durability [--operations=10000] [--kills=50] \
         [--seed=0] [--folder=DIR] [--json=FILE]
 
-A process upserts and deletes items, one operation per transaction, and notes
-when it begins an operation and when the index has acknowledged it. It gets
-SIGKILL at random moments and is started again. Meanwhile, this process searches
-the same folder. After each kill:
+A process upserts and deletes items, one operation per transaction, and logs
+when it begins an operation and when the index has acknowledged it. It is killed
+by SIGKILL at random moments and restarted. Meanwhile, this process searches the
+same folder. After each kill:
 
 - every acknowledged operation must be there: the index has the same items, with
   the same texts, fields and embeddings, as a dictionary to which the operations
   were applied;
 - the operation that was interrupted must be there as a whole or not at all.
 
-An item's embeddings and its text tell the operation that wrote it. A search
+An item's embeddings and text identify the operation that wrote it. A search
 must never show the text of one operation with the score of another.
 """
 
@@ -39,7 +39,7 @@ from mixer_jax.service.stores.interface import Hit, Item, Vector
 from mixer_jax.service.stores.local import LocalStore
 
 DIM = 16
-_IDS = 500  # different items
+_IDS = 500  # distinct items
 _DELAY = 0.004  # maximum seconds from the last acknowledgement to the kill
 _PROPERTIES = {
     "dim": DIM,
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--operations", type=int, default=10_000)
     add("--kills", type=int, default=50)
-    add("--seed", type=int, default=0, help="of the random choices")
-    add("--folder", default="", help="of the index (default: temporary)")
-    add("--json", default="", help="file for the row")
+    add("--seed", type=int, default=0, help="seed of the random choices")
+    add("--folder", default="", help="folder of the index (default: temporary)")
+    add("--json", default="", help="file to write the row to")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(given.folder or temporary) / "index"
@@ -71,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Count(NamedTuple):
-    """What was found so far; `run` describes the fields."""
+    """Results so far; `run` describes the fields."""
 
     acknowledged: int = 0
-    interrupted: int = 0  # operations that were begun but not acknowledged
-    applied: int = 0  # of these, those that are in the index
+    interrupted: int = 0  # operations started but not acknowledged
+    applied: int = 0  # interrupted operations that are in the index
     lost: int = 0
     torn: int = 0
     searches: int = 0
@@ -90,13 +90,13 @@ def run(
     Args:
       folder: the folder of a new index.
       operations: the number of upserts and deletes.
-      kills: how often the writer is killed.
-      seed: of all random choices.
+      kills: the number of times the writer is killed.
+      seed: the seed of all random choices.
 
     Returns:
-      The fields of `Count`. `lost` are acknowledged operations that are not in
-      the index, `torn` are interrupted ones that are in it in part, and
-      `wrong_hits` are hits that mix operations.
+      The fields of `Count`. `lost` counts acknowledged operations that are not
+      in the index, `torn` counts interrupted operations that were applied in
+      part, and `wrong_hits` counts hits that mix operations.
     """
     with LocalStore.draft(folder, _PROPERTIES) as made:
         made.publish()
@@ -152,7 +152,7 @@ def _start(
 def _write(
     folder: pathlib.Path, log: pathlib.Path, start: int, until: int
 ) -> None:
-    # What is written to a file survives the end of the process.
+    # Output written to a file survives the process.
     notes = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     with LocalStore.open(folder) as store:
         for number in range(start, until):
@@ -172,7 +172,7 @@ def _search_until(
     reader: LocalStore,
     count: Count,
 ) -> Count:
-    """Searches until so many operations are acknowledged in all."""
+    """Searches until `moment` operations in total are acknowledged."""
     rng, before = np.random.default_rng(moment), count.acknowledged
     while writer.is_alive():
         done = before + _notes(log).count(b"a")
@@ -188,7 +188,7 @@ def _search_until(
 
 
 def _is_right(query: np.ndarray, hit: Hit) -> bool:
-    """Returns whether text, field and score are those of one operation."""
+    """Returns whether text, field and score come from one operation."""
     item = make_item(hit.id, int(hit.text))
     score = max(float(query @ vector.embedding) for vector in item.vectors)
     return hit.fields == item.fields and abs(score - hit.score) < 1e-5
@@ -205,7 +205,7 @@ def _check(
     expected: dict[str, int],
     count: Count,
 ) -> tuple[Count, int]:
-    """Compares the index with the operations that a writer has noted.
+    """Compares the index with the operations that a writer has logged.
 
     Returns:
       The counts, and the number of the next operation.
@@ -215,7 +215,7 @@ def _check(
     for number in range(start, done):
         _apply(expected, number)
     after = dict(expected)
-    for number in range(done, next_one):  # one, if it was interrupted
+    for number in range(done, next_one):  # at most one: the interrupted one
         _apply(after, number)
     found = {item.id: item for part in reader.iterate(100) for item in part}
     outcome = _compare(found, expected, after)
@@ -234,12 +234,12 @@ def _check(
 def _compare(
     found: dict[str, Item], before: dict[str, int], after: dict[str, int]
 ) -> str:
-    """Returns what has become of an interrupted operation, or "lost".
+    """Returns the outcome of an interrupted operation, or "lost".
 
     Args:
       found: the items in the index.
-      before: what was acknowledged.
-      after: the same, after the operation that was interrupted.
+      before: the expected items without the interrupted operation.
+      after: the expected items with the interrupted operation.
     """
     if _equal(found, before):
         return "not applied"
@@ -252,7 +252,7 @@ def _compare(
 
 
 def _apply(expected: dict[str, int], number: int) -> None:
-    """Notes the last operation that has written each item."""
+    """Records the last operation that wrote each item."""
     items, ids = operation(number)
     for id in ids:
         expected.pop(id, None)
@@ -266,7 +266,7 @@ def _equal(found: dict[str, Item], expected: dict[str, int]) -> bool:
 
 
 def _equal_one(found: dict[str, Item], id: str, number: int) -> bool:
-    """Returns whether an item is exactly what an operation has written."""
+    """Returns whether an item is exactly what an operation wrote."""
     if id not in found:
         return False
     wanted, item = make_item(id, number), found[id]
@@ -280,7 +280,7 @@ def _equal_one(found: dict[str, Item], id: str, number: int) -> bool:
 
 
 def _show(row: dict[str, Any], path: str) -> None:
-    table = terminal.Table("", "count", title="A writer that is killed")
+    table = terminal.Table("", "count", title="Repeatedly killed writer")
     for name, value in row.items():
         table.add_row(name.replace("_", " "), f"{value:,}")
     printing.show(table, [row | machine.describe(jax.devices())], 60, path)

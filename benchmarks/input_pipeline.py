@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batches", type=int, default=40, help="batches per round")
     add("--workers", type=int, default=2, help="threads or processes")
     add("--rounds", type=int, default=5, help="rounds per pipeline")
-    add("--augment", default="strong", help="strength, to also run ours with")
+    add("--augment", default="strong", help="strength of our extra run")
     add("--json", default="", help="file to write the rows to")
     return parser
 
@@ -97,8 +97,8 @@ def _check(given: argparse.Namespace) -> list[Problem]:
     for side in dict.fromkeys(given.stored.split(",")):
         if not side.isdecimal() or int(side) < 1:
             raise UserError(
-                f"--stored={given.stored} has '{side}'; it must be numbers of "
-                "pixels, separated by commas."
+                f"--stored={given.stored} has '{side}'; it must be numbers "
+                "of pixels, separated by commas."
             )
         problems.append(
             Problem(

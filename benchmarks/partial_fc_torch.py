@@ -2,10 +2,10 @@
 
 The step follows An et al., "Killing Two Birds with One Stone: Efficient and
 Robust Training of Face Recognition CNNs by Partial FC", arXiv 2203.15565. It
-gathers the categories of the batch and uniform random others, up to the active
-share, with their momentum, computes a softmax with a CosFace margin over them,
-applies SGD with momentum to the gathered rows, and scatters them back. It
-runs on one device, in f32.
+gathers the proxies and momentum of the batch's categories and of uniformly
+drawn others, up to the active share, computes a softmax with a CosFace margin
+over them, applies SGD with momentum to the gathered rows, and scatters them
+back. It runs on one device, in f32.
 """
 
 import importlib.util
@@ -122,8 +122,9 @@ def make_contender(problem: Problem, active: float) -> Contender:
     rows = math.ceil(active * problem.classes)
     if rows < min(problem.batch, problem.classes):
         raise UserError(
-            f"--active={active} activates {rows} proxies, but a batch of "
-            f"{problem.batch} may contain as many categories; increase it."
+            f"--active={active} activates {rows} proxies, but all "
+            f"{problem.batch} samples of a batch may differ in category; "
+            "increase it."
         )
     made = []
 

@@ -16,7 +16,7 @@ def show(
     Args:
       table: the table of the rows.
       rows: the rows, each with the result of `machine.describe`.
-      width: minimum width of the output in characters, also in a log file.
+      width: minimum width of the output in characters, even in a log file.
       path: the path of the JSON file; "" to write none.
     """
     console = rich.console.Console()

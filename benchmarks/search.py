@@ -6,16 +6,16 @@
 
 Rows are random unit vectors (`isotropic`, the worst case for bounds) and, with
 --features, real embeddings: those of the file, reduced to --dim principal
-dimensions and repeated with noise. Queries are further rows of the same kind.
-faiss's IndexFlatIP, which is exact too, has as many threads as this process has
-cores; both engines answer in turn, and each row has the median time, and the
-least processor time, which other work on the machine affects less.
-`ratio_to_faiss` is faiss's time divided by the engine's. `share_of_peak` is the
-time that reading all rows once in f32, or multiplying them with the queries in
-f32, would take at the machine's measured limits, divided by the engine's; fewer
-bytes and bits allow shares above 1. `recall` is the share of faiss's results.
-`peak_mb` is the memory that the rows and searches of `mixer_jax` need, measured
-before the other engines start.
+dimensions and repeated with noise. Queries are additional rows of the same
+kind. faiss's IndexFlatIP, which is also exact, uses one thread per core of this
+process. The engines take turns; each row gives the median time, and the minimum
+CPU time, which is less affected by other load on the machine. `ratio_to_faiss`
+is faiss's time divided by the engine's. `share_of_peak` is the time to read all
+rows once in f32, or to multiply them with the queries in f32, at the machine's
+measured limits, divided by the engine's time; narrower dtypes allow shares
+above 1. `recall` is the share of faiss's results that are found. `peak_mb` is
+the memory that the rows and searches of `mixer_jax` need, measured before the
+other engines start.
 """
 
 import argparse
@@ -48,10 +48,10 @@ COLUMNS = (
     "cpu_ms",
     *("ratio_to_faiss", "peak_mb", "recall", "share_of_peak"),
 )
-_CHUNK = 50_000  # rows that are made at once
-_NOISE = 0.3  # length of the noise that is added to real embeddings
+_CHUNK = 50_000  # rows generated at once
+_NOISE = 0.3  # norm of the noise added to real embeddings
 _INSTALL = (
-    "install the engines to compare with, as in `pip install "
+    "install the reference engines, as in `pip install "
     "--target=runs/peers faiss-cpu usearch`, and set PYTHONPATH=runs/peers."
 )
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for row in measure(given):
             rows.append(row)
-            # Write after each row: large sizes take long.
+            # Write after each row, because large sizes are slow.
             if given.json:
                 text = json.dumps(rows, indent=2) + "\n"
                 pathlib.Path(given.json).write_text(text)
@@ -129,8 +129,7 @@ def _numbers(text: str, name: str) -> list[int]:
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(
-            f"--{name}={text}: positive numbers separated by commas are "
-            "required."
+            f"--{name}={text} must be positive numbers, separated by commas."
         )
     return [int(part) for part in parts]
 

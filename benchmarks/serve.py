@@ -1,19 +1,19 @@
-"""Measures the search service under rising load, beside its bare work.
+"""Measures the search service under increasing load, and without HTTP.
 
     python -m benchmarks.serve --items=100000 --seconds=5 --json=serve.json
 
 The server runs in this process, and the clients in another one. They search
 for photo-like JPEG pictures with the quickstart's encoder, whose weights are
-random. The rows are
+random. The rows are:
 
     bare N     decoding, embedding and searching in batches of N, without HTTP
-    clients N  N clients, each of which sends one search after the other
+    clients N  N clients, each of which sends one search after another
     rate R     R searches per second: at 0.8 and 3 times the capacity, which is
                the best rate of the rows above
 
-with searches per second, searches per CPU second of this process, and the
-median and the 99th percentile of the time until an answer; for refused
-searches, their number and the same percentiles.
+Each row gives searches per second, searches per CPU second of this process, and
+the median and 99th percentile of the response time; for refused searches, it
+gives their number and the same percentiles.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from mixer_jax.service.http import connections
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 CLIENTS = (1, 2, 4, 8, 16, 32)
-THREADS = 2  # that decode in the bare work
+THREADS = 2  # decoding threads without the server
 PICTURES, SIDE = 64, 640
 K = 12
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     items: int, seconds: float, model: Model | None = None
 ) -> list[Row]:
-    """Returns the rows; by default, of the quickstart's model."""
+    """Returns the rows of a model, by default the quickstart's."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         draw(folder / "pictures")
@@ -104,7 +104,7 @@ def make_model() -> Model:
     variables = jax.jit(lambda key: factory.init_variables(net, config, key))(
         jax.random.key(0)
     )
-    # Encoders that are loaded later are zero.
+    # Pretrained encoders are zero until they are loaded; make them random.
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(0)
     leaves = [x + rng.normal(0, 0.02, x.shape).astype(x.dtype) for x in leaves]
@@ -135,7 +135,7 @@ def fill(folder: pathlib.Path, model: Model, items: int) -> None:
 def bare(
     generation: Generation, folder: pathlib.Path, seconds: float
 ) -> list[Row]:
-    """Measures the work of searches in this process, in batches and singly."""
+    """Measures searches without the server, in batches and one by one."""
     contents = [path.read_bytes() for path in sorted(folder.iterdir())]
     rows = []
     with ThreadPoolExecutor(THREADS) as pool:
@@ -196,7 +196,7 @@ def serving(generations: Generations) -> Iterator[tuple[str, int]]:
 def loads(
     address: tuple[str, int], folder: pathlib.Path, seconds: float
 ) -> list[Row]:
-    """Measures the server with rising numbers of clients, and overloaded."""
+    """Measures the server with more and more clients, and under overload."""
     rows = []
     for count in CLIENTS:
         option = f"--clients={count}"
@@ -256,7 +256,7 @@ def _percentile(times: Sequence[float], share: float) -> float | None:
 
 
 def table(rows: Sequence[Row]) -> rich.table.Table:
-    """Returns the printed table of the rows."""
+    """Formats the rows as a table."""
     shown = rich.table.Table(box=rich.box.SIMPLE)
     shown.add_column("load")
     names = [

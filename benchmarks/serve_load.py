@@ -1,10 +1,10 @@
-"""Sends searches to a server, and prints how long the answers took as JSON.
+"""Sends searches to a server and prints their response times as JSON.
 
     python -m benchmarks.serve_load HOST PORT FOLDER --clients=8 --seconds=5
     python -m benchmarks.serve_load HOST PORT FOLDER --rate=100 --seconds=5
 
-With --clients, each of so many clients sends its next search as soon as it has
-an answer. With --rate, searches start at a fixed rate, whether or not earlier
+With --clients, each client sends its next search as soon as the previous one is
+answered. With --rate, searches start at a fixed rate, whether or not earlier
 ones are answered. FOLDER holds the pictures.
 """
 
@@ -24,7 +24,7 @@ class Client:
     """A connection that stays open between searches."""
 
     def __init__(self, host: str, port: int):
-        """Takes the address; connects at the first search."""
+        """Stores the address; the first search connects."""
         self._address = host, port
         self._streams = None
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.config.defaults import defaults
 
-RUNLOCAL = "runlocal"  # the argument that makes a stage small
+RUNLOCAL = "runlocal"  # selects the version of a stage for laptops
 
 
 def reference(name: str, arg: str, *, after: str = "") -> ConfigDict:
@@ -24,7 +24,7 @@ def reference(name: str, arg: str, *, after: str = "") -> ConfigDict:
     Args:
       name: the name of the stage, its file and its workdir.
       arg: "" or `RUNLOCAL`, as in `--config=configs/stage1.py:runlocal`.
-      after: the previous stage, whose parameters this one starts from.
+      after: the previous stage, whose parameters initialize this one.
 
     Raises:
       UserError: if `arg` is anything else.
@@ -60,7 +60,7 @@ def large(config: ConfigDict) -> None:
 
 
 def shrink(config: ConfigDict, arg: str) -> ConfigDict:
-    """Returns the config, made small for a laptop if `arg` is `RUNLOCAL`."""
+    """Returns the config, scaled down for laptops if `arg` is `RUNLOCAL`."""
     if arg != RUNLOCAL:
         return config
     config.steps = 12

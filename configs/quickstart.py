@@ -46,7 +46,7 @@ def stage(run: str, table: str) -> ConfigDict:
     config.proxies.init = "imprint"
     config.proxies.imprint_samples = 1
     config.proxies.learning_rate = 1.0
-    # Freeze the parameters that cost most to train and gain least: the first
+    # Freeze the parameters whose training costs most and helps least: the first
     # half of the image encoder, the rest of it except dense kernels, and the
     # text encoder.
     config.optimizer.parts = (
@@ -79,7 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
     stage2.data.augment = "none"
     stage2.head.name = "knn"
     stage2.optimizer.parts = (("image_encoder|text_encoder", 0.0),)
-    # Regularize: overfitted towers see training categories in every sample.
+    # Regularize: overfitted towers map every sample near a training category.
     stage2.optimizer.weight_decay = 1.0
     stage2.checkpoint.every = 150
 
@@ -103,7 +103,7 @@ def get_config(arg: str = "") -> ConfigDict:
             config.batch_size = 16
             config.model.image.chunk = 0  # compiles faster
             config.data.image_size = 64
-            config.data.max_skipped = 1.0  # many of so few have no match
+            config.data.max_skipped = 1.0  # many samples have no match
             config.head.active = 1.0
             config.head.refresh = 2
             config.log_every = 1

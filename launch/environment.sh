@@ -3,7 +3,7 @@
 # Sourced by the launch scripts: options, messages and the environment.
 #
 # Creates .venv in the project's root with the pinned requirements, unless it is
-# already up to date. Only needs Python 3.11 or newer. Exit codes: 2 for wrong
+# already up to date. Needs only Python 3.11 or newer. Exit codes: 2 for wrong
 # input or a missing program, which a restart does not fix; 75 for a signal,
 # after which the same command resumes; 1 for other failures. The exit code of a
 # failed command of the project is passed on.
@@ -111,8 +111,8 @@ need_program() {
   fi
 }
 
-# Sets $module to the command that the hosts run, COMMAND, which is the training
-# by default. The training also needs CONFIG and WORKDIR.
+# Sets $module to the command that the hosts run: COMMAND, by default the
+# training, which also needs CONFIG and WORKDIR.
 need_command() {
   module=${COMMAND:-main}
   case $module in
@@ -195,8 +195,8 @@ find_python() {
   return 1
 }
 
-# Prints a Python that gets other pins in requirements.txt than .venv's: version
-# 3.13 or 3.12 beside 3.11, and 3.11 beside newer ones.
+# Prints a Python whose pins in requirements.txt differ from .venv's: 3.13 or
+# 3.12 if .venv has 3.11, otherwise 3.11.
 find_other_python() {
   local candidate version versions=(3.13 3.12)
   if is_newer "$venv/bin/python"; then versions=(3.11); fi
@@ -218,8 +218,8 @@ is_newer() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null
 }
 
-# Sets $libtpu to the version that jax[tpu] installs for the jax that
-# requirements.txt has for the environment's Python, or else for $1.
+# Sets $libtpu to the version that jax[tpu] installs with the jax pinned for the
+# Python of .venv, or for $1 if there is no .venv.
 choose_libtpu() {
   local python=$1
   if [[ -x $venv/bin/python ]]; then python=$venv/bin/python; fi
@@ -271,8 +271,8 @@ except OSError:
 
 unlock_environment() { exec 9>&-; }
 
-# Installs what $wanted lists. An interrupted installation starts over, because
-# pip takes a partly unpacked package for an installed one.
+# Installs the packages in $wanted. An interrupted installation starts over,
+# because pip mistakes a partly unpacked package for an installed one.
 install() {
   say "Installing into $venv (once; about two minutes)"
   if [[ -s $unfinished ]]; then

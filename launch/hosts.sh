@@ -22,7 +22,7 @@
 # evaluate, categorize or data.prepare, which gets the options after -- instead
 # of CONFIG and WORKDIR.
 
-# shellcheck disable=SC2153 # Variables are checked by name, in need.
+# shellcheck disable=SC2153 # Variables are checked by name, in need().
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"

@@ -2,8 +2,8 @@
 #
 # Sourced by the scripts that restart a run after it ended.
 #
-# A run's exit code decides: after 0 (finished) or 2 (wrong input) it stays
-# ended; after 75 (preempted, state saved) or any other code it is restarted.
+# A run's exit code decides: after 0 (finished) or 2 (wrong input) it is not
+# restarted; after 75 (preempted, state saved) or any other code it is.
 # Restarts are counted, and each waits twice as long as the one before; progress
 # resets both. Progress is a checkpoint of a later step in the workdir, since
 # restarts resume from it; if the workdir is unknown, it is exit code 75.

@@ -18,7 +18,7 @@
 # after -- instead of CONFIG and WORKDIR. --dry-run prints every command and
 # runs none.
 
-# shellcheck disable=SC2153 # Variables are checked by name, in need.
+# shellcheck disable=SC2153 # Variables are checked by name, in need().
 set -euo pipefail
 launch=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 in_job=false

@@ -6,9 +6,9 @@
 # Creates .venv unless it exists, checks the style, then runs all tests,
 # including slow ones. Also installs PyTorch, for the reference implementations
 # that tests compare with; Apache Beam, for the pipelines; Sphinx, for the
-# documentation; and on Linux with x86-64, the TPU compiler. Where a Python is
-# found for which requirements.txt has other versions of JAX, the tests of
-# models, proxies and training that are not slow run with these, too. --dry-run
+# documentation; and on Linux with x86-64, the TPU compiler. If another Python
+# is found for which requirements.txt has other versions of JAX, the fast tests
+# of models, proxies and training also run with these versions. --dry-run
 # prints every command and runs none. Ctrl-C or SIGTERM ends all started
 # processes (exit code 75).
 

@@ -9,8 +9,8 @@
 # tpu_vm.sh and hosts.sh run it on every host. setup creates .venv, installs a
 # newer Python if the host's is too old, and copies the data into data/. start
 # runs COMMAND in the background with its output in runs/launch/NAME/log; NAME
-# defaults to run. status prints "worker HOST:NAME" and running, exited
-# CODE, stopped CODE, lost (its exit code was not recorded, as in a reboot) or
+# defaults to run. status prints "worker HOST:NAME" and running, exited CODE,
+# stopped CODE, lost (its exit code was not recorded, e.g. after a reboot) or
 # absent. stop sends SIGTERM, so that the run saves, and SIGKILL after
 # --grace=600 seconds; end does the same, but does not mark the run as stopped.
 # profile sends SIGUSR1. --dry-run prints every command and runs none.
@@ -21,7 +21,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 
 # Installs Python on hosts whose own is too old.
 uv=uv==0.13.9
-wanted_python=3.11 # a version that requirements.txt has pins for
+wanted_python=3.11 # a version with pins in requirements.txt
 known="--name=NAME, --extra=tpu, --data=gs://..., --grace=SECONDS, --lines=N, "
 known+="--follow, "
 

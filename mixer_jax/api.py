@@ -34,7 +34,7 @@ def train(
     loaded.
 
     Args:
-      config: a config, as `training.config.defaults.defaults` returns it, or
+      config: a config, as returned by `training.config.defaults.defaults`, or
         the path of a config file, such as "configs/stage1.py:runlocal".
       workdir: the folder of checkpoints and logs.
       mesh: the devices to use; by default all.
@@ -69,15 +69,15 @@ def find_categories(
     """Finds the categories of a click log.
 
     Args:
-      queries: a frame, or the path of a table, with the columns query_id and
-        image. Image paths are relative to the table's folder, or to the
-        working directory for a frame.
-      items: a frame or path, with the columns item_id, image and text.
-      clicks: a frame or path, with the columns query_id, item_id, exposures
-        and clicks.
+      queries: a data frame, or the path of a table, with the columns query_id
+        and image. Image paths are relative to the table's folder, or to the
+        working directory for a data frame.
+      items: a data frame or path, with the columns item_id, image and text.
+      clicks: a data frame or path, with the columns query_id, item_id,
+        exposures and clicks.
       image_encoder: the name of the frozen image encoder.
       text_encoder: the name of the frozen text encoder.
-      image_size: the side that images are scaled to, in pixels.
+      image_size: the side of the scaled images, in pixels.
       max_skipped: the maximum share of unreadable images.
       cache: a folder that stores the encoders' output for later calls.
       mesh: the devices that search for neighbors; by default all.

@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     host = "address to listen on; 0.0.0.0 for all interfaces"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=8000, help="0 selects a free port")
-    add("--max-megabytes", type=float, default=20, help="size of a request")
+    add("--max-megabytes", type=float, default=20, help="maximum request size")
     pixels = "maximum size of a decoded picture"
     add("--max-megapixels", type=float, default=50, help=pixels)
     add("--workdir", help="workdir of the model, if moved")
     add("--images", help="folder of the pictures, if moved")
-    add("--write-key", help="file of the key that allows writing")
-    add("--read-key", help="file of the key that reading needs")
+    add("--write-key", help="file with the API key for writing")
+    add("--read-key", help="file with the API key for reading")
     cors = "origin whose pages may send requests; may be repeated"
     add("--cors-origin", action="append", default=[], help=cors)
     log = "log requests as JSON on standard error"

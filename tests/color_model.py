@@ -1,9 +1,9 @@
 """A model without trained weights, and commands that use it.
 
 python tests/color_model.py embed --workdir=... runs mixer_jax.embed. If the
-environment sets LOG, this file gets a line for each shard that is embedded; if
-it sets STALL, a process logs "stalled" after that number of shards, and stops
-working without ending.
+environment variable LOG is set, a line is appended to that file for each
+embedded shard. If STALL is set, a process logs "stalled" after that number of
+shards, then hangs.
 """
 
 import importlib
@@ -46,13 +46,13 @@ def init(model, config, key):
 
 
 def use_it(replace=setattr):
-    """Makes every model a color model."""
+    """Replaces every model with the color model."""
     replace(factory, "make_model", lambda config, dtype: ColorModel())
     replace(factory, "init_variables", init)
 
 
 def observe():
-    """Logs the embedded shards, and stalls, as the environment asks."""
+    """Logs embedded shards, and stalls if STALL is set."""
     from mixer_jax.retrieval.sharded import embedder
 
     embed, done = embedder.Embedder.__call__, []
@@ -73,7 +73,7 @@ def observe():
 
 if __name__ == "__main__":
     use_it()
-    if "BLOCK" in os.environ:  # queries that are ranked at once
+    if "BLOCK" in os.environ:  # queries ranked at once
         from mixer_jax.retrieval import evaluate
 
         evaluate.BLOCK = int(os.environ["BLOCK"])

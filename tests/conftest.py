@@ -47,8 +47,8 @@ hypothesis.settings.load_profile("repeatable")
 
 jax.config.update("jax_num_cpu_devices", 8)
 if jax.__version_info__ < (0, 11):
-    # This compiles twice as fast, also in the commands that tests start; later
-    # versions do not have the flag.
+    # This halves the compile time, including that of the commands that tests
+    # start; later versions do not have the flag.
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -108,7 +108,7 @@ QUICK = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler(request):
-    """Turns off optimizations if programs compile longer than they run."""
+    """Turns off optimizations where compiling takes longer than running."""
     quick = not QUICK.isdisjoint(request.path.parts)
     jax.config.update("jax_disable_most_optimizations", quick)
 
@@ -125,7 +125,7 @@ def compiled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        # Commands compile for longer than they run.
+        # Commands take longer to compile than to run.
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield folder
 
@@ -225,7 +225,7 @@ def shop(tmp_path_factory):
 @pytest.fixture
 def own_shop(shop, tmp_path):
     """A writable copy of the `shop`."""
-    # Keep the modification times, by which cached features are found.
+    # Cached features are found by modification time, so keep the times.
     return shutil.copytree(shop, tmp_path / "shop")
 
 
@@ -270,7 +270,7 @@ def disk(tmp_path):
 
 
 class Quarters(nn.Module):
-    """An image encoder whose four patches are the mean colors of quarters."""
+    """An image encoder whose four patches are the quadrants' mean colors."""
 
     batch_norm: str = "frozen"
     dtype: jnp.dtype = jnp.float32

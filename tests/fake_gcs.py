@@ -1,8 +1,8 @@
 """A server for the part of Google Cloud Storage's JSON API that we use.
 
 See https://cloud.google.com/storage/docs/json_api/v1. Unlike the emulators in
-the package registry, it checks the preconditions of a write, which TensorStore
-relies on, and answers several requests at a time.
+the package registry, it checks the preconditions of writes, as TensorStore
+requires, and handles concurrent requests.
 """
 
 import datetime
@@ -99,7 +99,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def about(bucket: str, name: str, found: Object) -> dict:
-    """Returns the metadata of an object, as in the API."""
+    """Returns the metadata of an object in the API's format."""
     return {
         "kind": "storage#object",
         "bucket": bucket,

@@ -1,4 +1,4 @@
-"""Embeds and evaluates tables in tests, in all the ways that there are."""
+"""Embeds and evaluates tables in tests, in every supported way."""
 
 import json
 

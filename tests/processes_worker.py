@@ -1,4 +1,4 @@
-"""A process that `test_processes.py` starts; runs one act of `--act`."""
+"""A process that `test_processes.py` starts; runs the act named by `--act`."""
 
 import os
 import signal

@@ -1,12 +1,11 @@
 """Frozen encoders without trained weights, for the categorize command.
 
 python tests/small_encoders.py categorize --image-encoder=small ... runs
-mixer_jax.categorize. The environment sets LOG and may set the others:
+mixer_jax.categorize. It reads these environment variables; LOG is required:
 
   PARTS   the number of images or texts per part
-  LOG     a file that gets a line for each encoded part
-  STALL   the number of parts after which a process logs "stalled", and stops
-          working without ending
+  LOG     a file to which a line is appended for each encoded part
+  STALL   the number of parts after which a process logs "stalled", then hangs
 """
 
 import os
@@ -64,7 +63,7 @@ def use_them():
 
 
 def observe():
-    """Logs the encoded parts, and stalls, as the environment asks."""
+    """Logs encoded parts, and stalls if STALL is set."""
     encoding._PART = int(os.environ.get("PARTS", encoding._PART))
     stall = int(os.environ.get("STALL", 10**9))
     done = []

@@ -173,7 +173,7 @@ def test_result_is_rescued_if_the_disk_fills_up(
             while True:
                 file.write(bytes(512))
 
-    # The free space is compared with the size of the embeddings in between.
+    # embed checks the free space between these steps, so fill the disk later.
     module, step = checkpoints, "load_model"
     if name == "embed":
         module, step = checking, "check_images"

@@ -136,7 +136,7 @@ def test_server_is_interrupted_before_and_stopped_while_serving(
         try:
             real(app, listener)
         finally:
-            # Later, the signal would end the process of the tests.
+            # Later, the signal would end the test process.
             stop.cancel()
             stop.join()
 

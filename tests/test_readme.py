@@ -42,7 +42,7 @@ SHORTER = {
 
 
 def _commands(word):
-    """Returns the commands of the longest block that has a word."""
+    """Returns the commands of the longest block that contains a word."""
     return max((b for b in BLOCKS if word in b), key=len).strip().splitlines()
 
 
@@ -245,8 +245,8 @@ def test_click_log_commands_run(clone):
 
 @pytest.mark.slow
 def test_reference_model_commands_run(clone):
-    # As many samples as stage 2's active set needs. The later commands then
-    # find the tables.
+    # The limit is large enough for the active set of stage 2. The later
+    # commands use the tables written here.
     few = "--limit=400 --size=64 --out=runs/local/data"
     _run(f".venv/bin/python -m mixer_jax.demo.emoji {few}", clone)
     for command in _commands("stage1"):

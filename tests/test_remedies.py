@@ -38,7 +38,7 @@ REACHED = {
     "retrieval.evaluate": {"evaluate"},
     "demo.icon_packages": {"demo.icons"},
 }
-# Another command with its option.
+# A command other than the one that prints the message, with its option.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
 # Parts of a message that are another program's command line.
 OTHERS = ("pip install", "npm pack", "python -m", "Run this first")
@@ -116,7 +116,7 @@ def options_in_messages(name):
 
 
 class ParsedError(Exception):
-    """Passes on the parser of a command."""
+    """Raised with a command's parser in place of parsing."""
 
 
 def options(command, monkeypatch):

@@ -1,4 +1,4 @@
-"""The serve command with an index by the color model."""
+"""The serve command with an index built by the color model."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_an_index_of_another_format_is_refused(folder, capsys):
         metadata = json.loads((folder / "index.json").read_text())
         text = json.dumps(metadata | {"format": format})
         (folder / "index.json").write_text(text)
-        # If the index were not refused, the port would be.
+        # An index that was accepted would lead to an error about the port.
         assert serve.main([f"--index={folder}", "--port=70000"]) == 2
         error = capsys.readouterr().err
         assert f"error: The index in {folder} " in error

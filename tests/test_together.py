@@ -1,4 +1,4 @@
-"""Several processes give the results of one: embed, evaluate, categorize."""
+"""Several processes match a single one: embed, evaluate, categorize."""
 
 import json
 import shutil

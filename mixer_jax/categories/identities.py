@@ -162,8 +162,8 @@ def check_others(rows: pd.DataFrame) -> None:
         (where,) = tables.name_records(path, [int(rows.index[at])])
         raise UserError(
             f"{where}, column category_id: the test category "
-            f"{quoted(rows['category_id'].iloc[at])} has a name of the form "
-            "that found categories have; rename it."
+            f"{quoted(rows['category_id'].iloc[at])} has a name that is "
+            "reserved for found categories; rename it."
         )
 
 

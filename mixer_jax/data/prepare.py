@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 
-# The workers import this module, too, but need little of what it uses.
+# Worker processes import this module too, so keep its own imports few.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +79,8 @@ def _prepare(
     if buckets.is_address(given.table):
         if not given.out:
             raise UserError(
-                f"The table {given.table} is not on this machine; name the "
-                "folder to copy it and its images to with --out=FOLDER."
+                f"The table {given.table} is not on this machine; set "
+                "--out=FOLDER to copy it and its images to a local folder."
             )
         given.table, origin = copy_table(given.table, given.out)
         given.out = ""  # next to the copy

@@ -226,8 +226,8 @@ def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
     """Selects the icons of categories that the table can use.
 
     Adds the column `asked`: whether at least two vendors draw the category, so
-    that it can have both queries and documents. Of the categories that a single
-    vendor draws more than once, some are kept, selected by hash.
+    that it can have both queries and documents. Some of the categories that a
+    single vendor draws more than once are kept, selected by hash.
     """
     vendors = icons.groupby("category")["vendor"].nunique()
     asked = vendors.index[vendors > 1]
@@ -361,7 +361,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(icons: pd.DataFrame) -> dict[str, str]:
-    """Returns the most frequent label, or else kind, of each category."""
+    """Returns each category's most frequent label, or kind if it has none."""
     groups = {}
     for column in ("kind", "label"):
         labeled = icons[icons[column] != ""]

@@ -38,13 +38,13 @@ _BLOCK = 256  # queries scored at once, to bound memory
 
 @dataclasses.dataclass(frozen=True)
 class Exam:
-    """Queries to evaluate, the items to search, and the right answers.
+    """Queries to evaluate, the items to search, and the relevant items.
 
     Attributes:
-      of: the source of the right answers, `TRUTH` or `LATER`.
+      of: the source of the relevant items, `TRUTH` or `LATER`.
       queries: `[T]` int, rows of the samples; no map is trained on them.
       items: `[G]` int, rows of the samples that are searched.
-      right: `[T]` sets of rows, the right answers to each query.
+      right: `[T]` sets of rows, the relevant items of each query.
       trained: `[Q + I]` bool, whether each sample may be trained on.
     """
 
@@ -187,12 +187,12 @@ def _identify(outcome: Outcome, exam: Exam, linear: baselines.LinearMap) -> str:
 
 
 def make_exam(outcome: Outcome) -> Exam:
-    """Chooses the queries and right answers to evaluate maps on.
+    """Chooses the queries, the gallery and the relevant items.
 
     If true categories are held out, the queries are the held-out queries that
     have a held-out item of their category. Otherwise, they are a tenth of the
-    queries with later clicks, drawn by a hash of their IDs; the right answers
-    are the items of these clicks.
+    queries with later clicks, drawn by a hash of their IDs; the relevant items
+    are those that were clicked.
 
     Raises:
       UserError: if there are neither held-out categories nor later clicks, or
@@ -249,8 +249,8 @@ def identical_at_1(
       linear: hyper-parameters.
 
     Returns:
-      The share of the exam's queries whose nearest item is right; None if the
-      categories have fewer than two queries with an item.
+      The share of the exam's queries whose nearest item is relevant; None if
+      the categories have fewer than two queries with an item.
     """
     labels = np.where(exam.trained, labels, -1)
     queries, items = pairs(labels, shown.is_query, linear.seed)

@@ -16,7 +16,7 @@ class ConceptMemory(nn.Module):
     With tokens t [L, Ct], memories M_k [Ct, S] and M_v [S, D]:
     a = norm(t M_k), concept = mean over real tokens of a M_v + t W_t. The
     second term bypasses the memory, like the residual connections around
-    external attention: the memory alone learns slowly to tell texts apart.
+    external attention: the memory alone is slow to learn to separate texts.
 
     Attributes:
       slots: S, the number of memory slots.
@@ -49,8 +49,8 @@ class ConceptMemory(nn.Module):
             self.slots,
             use_bias=False,
             dtype=self.dtype,
-            # Start with large logits: near-uniform attention reads the same
-            # concept for every text, and is slow to move away from that.
+            # Start with large logits: near-uniform attention reads nearly
+            # the same concept for every text, and diversifies slowly.
             kernel_init=nn.initializers.variance_scaling(
                 16.0, "fan_in", "normal"
             ),

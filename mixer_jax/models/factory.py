@@ -89,8 +89,8 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
       The module, without a text encoder if the fusion does not use the text.
 
     Raises:
-      UserError: if a name is unknown, or batch statistics would be those of
-        a chunk.
+      UserError: if a name is unknown, or batch statistics would be computed
+        per chunk.
     """
     fusion = choose(FUSIONS, config.fusion, "fusion")
     batch_norm = choose(

@@ -20,7 +20,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import processes, progress
 from mixer_jax.runtime import threads as threads_lib
 
-_LOG_LENGTH = 32  # tokens per click-log text; longer texts are cut off
+_LOG_LENGTH = 32  # tokens per click-log text; longer texts are truncated
 _PIECE = 8  # images encoded at a time on CPU
 
 
@@ -51,8 +51,8 @@ def _in_pieces(function: Callable, batch: jax.Array) -> jax.Array:
 def _mean_patch(model, mesh, variables, image_BxSxSx3):
     """Returns the mean patch vector of each image, f32 `[B, C]`.
 
-    Every device runs the same program on its own rows, so that they have the
-    same bits for any number of devices.
+    Every device runs the same program on its own rows, so that the result is
+    bitwise identical for any number of devices.
     """
 
     def encode(variables, image):
@@ -71,7 +71,7 @@ def _mean_patch(model, mesh, variables, image_BxSxSx3):
 
 @partial(jax.jit, static_argnames="model")
 def _mean_token(model, variables, token_BxL, mask_BxL):
-    """Returns each text's mean token vector, f32 [B, C]; 0 if it is empty."""
+    """Returns each text's mean token vector, f32 [B, C]; 0 if empty."""
     out_BxLxC = model.apply(variables, token_BxL, mask_BxL)
     weight_BxLx1 = mask_BxL[..., None].astype(jnp.float32)
     total_BxC = (out_BxLxC.astype(jnp.float32) * weight_BxLx1).sum(1)

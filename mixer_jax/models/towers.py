@@ -139,7 +139,7 @@ def in_chunks(
     of a frozen encoder need no more memory than one chunk's.
 
     Args:
-      encoder: the image encoder; it must encode each image by itself.
+      encoder: the image encoder; it must encode images independently.
       images_BxHxWx3: the images; their rows may be sharded over the devices.
       chunk: the maximum number of images per chunk, over all devices; 0
         encodes all images at once. Every image stays on its device if the
@@ -156,7 +156,7 @@ def in_chunks(
     size = -(-count // chunks)
     rest = ((0, 0),) * (images_BxHxWx3.ndim - 1)
     padded = jnp.pad(images_BxHxWx3, ((0, size * chunks - count), *rest))
-    # A chunk takes every n-th image, and with it some of each device's.
+    # Take every n-th image, so that each chunk has images of every device.
     parts = padded.reshape(size, chunks, *padded.shape[1:])
     encode = nn.scan(
         lambda encoder, _, part: ((), encoder(part, train=train)),
@@ -203,7 +203,7 @@ class Mixer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        """Creates submodules; freezing and learning rates use their names."""
+        """Creates submodules; config patterns refer to their names."""
         self.query_layers = self._layers()
         self.document_layers = self._layers()
         self.fusion = FUSIONS[self.fusion_name](self.dim, self.dtype)

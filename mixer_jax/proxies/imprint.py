@@ -7,8 +7,8 @@ See Qi et al., "Low-Shot Learning with Imprinted Weights", arXiv 1712.07136::
         sums = imprint.add(sums, embeddings, labels, mask, mesh)
     proxies = imprint.finish(sums, proxies, mesh)
 
-The sums are f32 and as large as the proxies. To need less memory, imprint them
-in blocks of some rows per device; see `Block`.
+The sums are f32 and as large as the proxies. To save memory, imprint the
+proxies in blocks of rows; see `Block`.
 """
 
 import functools

@@ -103,8 +103,8 @@ class HeadStep(NamedTuple):
       moments: the optimizer's moments, after the update.
       metrics: f32 scalars: `loss`; `accuracy`, the share of samples nearer to
         their own proxy than to any other active one; `target_cosine`, the mean
-        cosine to the own proxy; `negative_cosine`, the mean cosine to the
-        nearest other active proxy.
+        cosine to the sample's own proxy; `negative_cosine`, the mean cosine to
+        the nearest other active proxy.
     """
 
     loss: jax.Array

@@ -31,8 +31,8 @@ def extend(
     """Updates each query's nearest rows by searching more rows.
 
     Args:
-      nearest: each query's K nearest so far, by decreasing cosine; of
-        equally near rows, the earlier one is kept.
+      nearest: each query's K nearest so far, by decreasing cosine;
+        ties go to the earlier row.
       queries: f32 `[Q, m, D]`, m unit vectors per query; a query's cosine to a
         row is the maximum over all pairs of their vectors.
       own: int32 `[Q]`, the id to exclude for each query.

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from mixer_jax.runtime import mesh as meshes
 
 TINY = 1e-12  # lower bound on squared norms
-_DRAWN = 4096  # rows that are drawn at once
+_DRAWN = 4096  # rows drawn at once
 
 
 def unit(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -155,7 +155,7 @@ def update(
         """Multiplies exponentials by the weights of the rows on `axis`.
 
         The weights are not added to the logits as logarithms, because the
-        peak must be that of the true cosines.
+        peak must be the maximum of the unweighted ones.
         """
         if active.weights is None:
             return exponentials

@@ -158,8 +158,8 @@ def _set_tables(
     """Replaces the tables in the configs with the given ones.
 
     Raises:
-      UserError: if a given table does not exist, or the training table has
-        other rows than those that the stage was trained on.
+      UserError: if a given table does not exist, or the rows of the
+        training table differ from those that the stage was trained on.
     """
     for path in filter(None, (table, training_table)):
         if not os.path.exists(path):

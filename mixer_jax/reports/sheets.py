@@ -209,7 +209,7 @@ def category_samples(
     shown: int = 10,
     seed: int = 0,
 ) -> list[tuple[str, int, list[str]]]:
-    """Returns samples from the largest categories and from random others.
+    """Returns samples from the largest and from other, random categories.
 
     Args:
       frame: a sample table.

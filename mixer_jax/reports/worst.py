@@ -1,4 +1,4 @@
-"""Contact sheets of the categories that look most wrong."""
+"""Contact sheets of the categories with the lowest scores."""
 
 import pathlib
 from collections.abc import Callable

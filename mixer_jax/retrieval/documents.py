@@ -18,7 +18,7 @@ def align(
       texts: texts, with None for a missing one; None for no texts.
 
     Raises:
-      UserError: if they have different lengths, or a text is no string.
+      UserError: if they have different lengths, or a text is not a string.
     """
     if images is None and texts is None:
         raise UserError("Documents need images, texts or both.")

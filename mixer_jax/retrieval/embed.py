@@ -60,7 +60,7 @@ class Written(NamedTuple):
         )
 
 
-# The signature of `write`, which a function for another destination shares.
+# The type of `write`, and of functions that write to other destinations.
 Write = Callable[..., Written | None]
 
 
@@ -228,7 +228,7 @@ def is_folder(path: str | os.PathLike) -> bool:
     """Returns whether embeddings are written to a folder, not to a file.
 
     Raises:
-      UserError: if the path looks like that of another kind of file.
+      UserError: if the path looks like another kind of file.
     """
     suffix = paths.make(path).suffix
     if suffix == SUFFIX:

@@ -8,8 +8,8 @@
     FOLDER/README.md           how to run the programs
 
 The programs are serialized with `jax.export`, for any batch size, on CPUs, GPUs
-and TPUs. JAX guarantees that later versions load them for six months; the
-bundle is what lasts.
+and TPUs. JAX guarantees that later versions load them for six months; keep
+the bundle for longer.
 """
 
 import functools
@@ -29,7 +29,7 @@ from mixer_jax.data.stream import text
 from mixer_jax.retrieval import bundle, folders
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
-FORMAT = 1  # incremented on changes that readers must know
+FORMAT = 1  # incremented on changes that readers must know about
 QUERY, DOCUMENT = "query.stablehlo", "document.stablehlo"
 WEIGHTS, TOWERS, CARD = "weights.npz", "towers.json", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -84,7 +84,7 @@ Results are unit vectors, float32 [B, {{ dim }}]. Fingerprint of the model:
 
 
 class Export(NamedTuple):
-    """What was exported.
+    """The result of an export.
 
     Attributes:
       step: the step of the model.

@@ -1,7 +1,7 @@
 """Ranking metrics, as sums and counts over queries.
 
 A query is answerable if its gallery has a document of its category. A mask
-excludes unanswerable queries from every metric, as no ranking could serve them.
+excludes unanswerable queries from every metric, as no ranking can answer them.
 """
 
 import sys

@@ -211,7 +211,7 @@ class Model:
         return self._embed(role, len(pixels), load, batch_size)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """Returns the number of tokens of texts, as far as they are read."""
+        """Returns the total number of tokens in texts, after truncation."""
         return int(self._tokenizer(list(texts))[1].sum())
 
     def evaluate(

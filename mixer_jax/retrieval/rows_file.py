@@ -1,4 +1,4 @@
-"""The file of evaluation rows, `metrics.json`, to which evaluations add."""
+"""The file of evaluation rows, `metrics.json`, which evaluations extend."""
 
 import json
 import os

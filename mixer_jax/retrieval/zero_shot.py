@@ -37,7 +37,7 @@ def from_encoders(
       text: a name or folder, as for `image`; None to embed images only.
       image_size: S, the side that images are scaled to, in pixels; by default
         the encoder's training resolution, or 224.
-      text_length: the maximum number of tokens, to which longer texts are cut;
+      text_length: the maximum number of tokens; longer texts are truncated;
         by default the maximum of CLIP's text encoder, usually 77.
       mesh: the devices to use; by default all.
 

@@ -130,7 +130,7 @@ def describe(split: Data, used: Data) -> dict[str, Any]:
 
     Args:
       split: all rows of a table's split.
-      used: those that are used.
+      used: the rows that are used for training.
     """
     return {
         "split": {"samples": split.count, "rows": split.rows},
@@ -273,8 +273,8 @@ def compare(folder: Path, data: Data, *, strict: bool = True) -> Comparison:
 def kept_digests(folder: Path, data: Data) -> np.ndarray:
     """Returns the digests of the images that a folder's notes describe.
 
-    Reads only files with a new time and the noted size, which may have the
-    noted bytes.
+    Only reads files whose time differs but whose size matches, because their
+    bytes may be unchanged.
 
     Returns:
       uint8 [n, 16]; 0 for images that are new or have changed.
@@ -304,7 +304,7 @@ def compare_notes(
     notes = make_notes(data, np.zeros((len(data.files), _BYTES), np.uint8))
     was, noted = old, np.ones(len(old), bool)
     if not np.array_equal(old["name"], notes["name"]):
-        old = old if len(old) else np.zeros(1, _NOTE)  # has no image's name
+        old = old if len(old) else np.zeros(1, _NOTE)  # matches no name
         names, first = np.unique(old["name"], return_index=True)
         place = np.searchsorted(names, notes["name"])
         was = old[first[np.minimum(place, len(names) - 1)]]

@@ -13,7 +13,7 @@ from mixer_jax.runtime import command, numbers
 from mixer_jax.runtime.text import nearest, one_line
 
 _NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it starts with -
-# Starts of the environment variables by which JAX detects a cluster.
+# Prefixes of the environment variables by which JAX detects a cluster.
 _CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "MEGASCALE_")
 
 
@@ -37,12 +37,12 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def may_have_peers(given: argparse.Namespace) -> bool:
-    """Returns whether processes may have been started together with this one.
+    """Returns whether this process may be one of several in the same run.
 
     If not, a command that computes nothing on devices need not import JAX.
 
     Args:
-      given: the options that `add_processes` has added.
+      given: the parsed options from `add_processes`.
     """
     if given.coordinator or given.processes or given.process >= 0:
         return True

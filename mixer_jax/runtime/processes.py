@@ -136,7 +136,7 @@ def run_command(
 def run_parsed(
     main: Callable[[argparse.Namespace], None], given: argparse.Namespace
 ) -> int:
-    """Does what `run_command` does with arguments that are already parsed."""
+    """Like `run_command`, but takes arguments that are already parsed."""
     return command.run(lambda: _join(lambda: main(given), given))
 
 

@@ -52,8 +52,8 @@ def misspelled(
     """Finds an unknown name that looks like a known one.
 
     Args:
-      names: the names that were looked for.
-      known: the names among which they were looked for.
+      names: the names to look up.
+      known: the names that exist.
 
     Returns:
       The first such name and its `hint`; None if there is none. Known names

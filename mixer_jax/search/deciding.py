@@ -21,7 +21,7 @@ def decide(
     """Scores the rows of shortlisted groups with their full vectors.
 
     Args:
-      held: the rows to search in, which form the groups.
+      held: the rows to search, which form the groups.
       lists: the shortlists of all devices for the query rows.
       asked: Q query rows.
       k: number of neighbors to return, at most the number of listed rows.
@@ -74,8 +74,8 @@ def bound(lists: Shortlist, error_Q: jax.Array, width: int) -> jax.Array:
 
     Args:
       lists: the shortlists of all devices.
-      error_Q: f32, bound on the errors of the products that are not included
-        in them.
+      error_Q: f32, bound on the part of the products' errors that the
+        shortlists do not include yet.
       width: number of dimensions of the full vectors.
 
     Returns:

@@ -36,10 +36,10 @@ class Held(flax.struct.PyTreeNode):
     def real(
         self, local: jax.Array, number: jax.Array, asked: Asked
     ) -> jax.Array:
-        """Returns whether one query may find the rows at these places.
+        """Returns which of the given rows a query may find.
 
         Args:
-          local: int32, the rows' places on this device.
+          local: int32, the rows' indices on this device.
           number: int32, the rows' numbers, of the same shape.
           asked: one query, without its first axis.
         """

@@ -314,7 +314,7 @@ def _meet(placed, theirs, row_QxC, number, count, *, k, kept, tile, same):
             count=count,
             same=same,
         )
-        error_Q += placed.error
+        error_Q += placed.error * (1 + error_Q)
         return theirs, *_decide(placed, lists, error_Q, row_QxC, k)
 
     split = None if theirs is None else SPLIT
@@ -348,7 +348,8 @@ def _look_up(placed, lists, error, row_QxC, number, *, k):
     def local(placed, lists, error, row_QxC, number):
         mine, slot = placed.holder(number)
         lists = lists.block(slot, len(row_QxC)).only_if(mine)
-        return _decide(placed, lists, error + placed.error, row_QxC, k)
+        error += placed.error * (1 + error)
+        return _decide(placed, lists, error, row_QxC, k)
 
     return jax.shard_map(
         local,

@@ -7,17 +7,17 @@ import flax.struct
 import jax
 import numpy as np
 
-# Queries per block: a block of fewer takes less time. Each size is compiled.
+# Queries per block. Smaller blocks are faster, but each size is compiled.
 _SIZES = (1, 8, 64, 256)
 
 
 class Asked(flax.struct.PyTreeNode):
-    """A block of Q query rows, which all devices see.
+    """A block of Q query rows, replicated on all devices.
 
     Attributes:
       row: f32 `[Q, C]`, unit rows.
       label: int32 `[Q]`; rows with the same label >= 0 are hidden from the
-        query. None if no row is.
+        query. None to hide no rows.
       skip: int32 `[Q]`, a row that is hidden from the query, -1 for none; or
         None.
     """
@@ -62,18 +62,21 @@ class Queries(NamedTuple):
 
 
 def check_vectors(vectors: np.ndarray, dim: int, name: str) -> np.ndarray:
-    """Returns `[N, dim]` vectors as an array.
+    """Returns `[N, dim]` vectors as f32.
 
     Raises:
-      ValueError: if they have another shape or are not finite.
+      ValueError: if they have another shape, are not finite, or are too long
+        for f32.
     """
-    vectors = np.asarray(vectors)
+    with np.errstate(over="ignore"):
+        vectors = np.asarray(vectors, np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dim:
         raise ValueError(
             f"The {name} have shape {vectors.shape}; they must have {dim} "
             "columns."
         )
-    finite = np.isfinite(vectors).all(axis=1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.linalg.norm(vectors, axis=1))
     if not finite.all():
         raise ValueError(
             f"{(~finite).sum()} of {len(vectors)} {name} are not finite; the "
@@ -97,5 +100,13 @@ def check_integers(
         raise ValueError(
             f"`{name}` has shape {values.shape} and dtype {values.dtype}; it "
             f"must hold an integer for each of the {count} rows."
+        )
+    limits = np.iinfo(np.int32)
+    if len(values) and not (
+        limits.min <= values.min() and values.max() <= limits.max
+    ):
+        raise ValueError(
+            f"`{name}` has values from {values.min()} to {values.max()}; they "
+            f"must be from {limits.min} to {limits.max}."
         )
     return values.astype(np.int32)

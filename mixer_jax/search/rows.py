@@ -1,10 +1,10 @@
 """A mutable set of rows on a mesh, with exact nearest-neighbor search.
 
 Each row is held in f32, and in 8-bit integers that bound its cosines
-(`segments.py`). A search screens the integers, and decides among the rows that
-may be nearest in f32. If the bounds do not settle a query, such as one with
-thousands of equally near rows, it is repeated with more rows and at last with
-all of them, so the result is always exact.
+(`segments.py`). A search screens the integers, then scores in f32 the rows that
+may be nearest. If the bounds do not settle a query, such as one with thousands
+of equally near rows, it is repeated with more rows and finally with all of
+them, so the result is always exact.
 """
 
 import threading
@@ -27,12 +27,13 @@ from mixer_jax.search.segment_list import SegmentList
 from mixer_jax.search.segment_search import Best
 
 MAX_K = 1000
-BLOCK = 4096  # rows that a device holds next to each other
-_SPARE = 32  # groups that are scored in addition to 2 k
-# Factors by which their number grows for unsettled queries, and its maximum.
-# Few queries start with the second factor, as it hardly takes longer for them.
+BLOCK = 4096  # contiguous rows on a device
+_SPARE = 32  # groups scored in addition to 2 k
+# Factors by which the number of groups grows for unsettled queries, and its
+# maximum. Up to `_FEW` queries start with the second factor, which costs little
+# for so few.
 _TIMES, _MOST, _FEW = (1, 4, 16), 2**14, 8
-_LEAST_K = 16  # k is rounded up to a power of two, so that few are compiled
+_LEAST_K = 16  # k is rounded up to a power of two, to compile fewer sizes
 _RELEVANT = 16  # rows whose positions are counted at once per query
 
 
@@ -68,8 +69,8 @@ class Rows:
           mesh: the devices to shard the rows over; by default all. Results do
             not depend on it.
           capacity: the number of rows to allocate memory for in advance.
-          block: rows that a device holds next to each other, a power of two
-            and at least 8.
+          block: the number of contiguous rows on a device, a power of two and
+            at least 8.
         """
         mesh = make_mesh() if mesh is None else mesh
         self._held = SegmentList(dim, mesh, block)
@@ -120,7 +121,7 @@ class Rows:
           numbers: the rows' numbers; rows that are already removed are ignored.
 
         Raises:
-          IndexError: if there is no row of such a number.
+          IndexError: if there is no row with such a number.
         """
         numbers = np.asarray(numbers, np.int64).reshape(-1)
         with self._lock:
@@ -147,7 +148,7 @@ class Rows:
           queries: `[Q, dim]`, of any length.
           k: the number of rows to return, from 1 to `MAX_K`.
           allowed: bool `[len(self)]`, the rows that may be found; all if None.
-          labels: int `[Q]`; rows of the same label >= 0 are hidden from the
+          labels: int `[Q]`; rows with the same label >= 0 are hidden from the
             query, such as documents that show the query's own image.
           exclude: int `[Q]`, one row that is hidden from the query; -1 for
             none.

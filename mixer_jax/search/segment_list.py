@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.search import segments
 
-_ADDED = 2**16  # rows that are normalized at once
+_ADDED = 2**16  # rows normalized at once
 _GROWTH = 4  # a new segment adds at least this fraction, 1 / 4, of the capacity
 
 
@@ -67,12 +67,13 @@ class SegmentList:
                     normalize(vectors[some]),
                     labels[some],
                 )
+                # An error in a later step must not leave uncounted rows.
+                self.count += some.stop - some.start
             if count > 0:
-                self.count += count
                 vectors, labels = vectors[count:], labels[count:]
 
     def remove(self, numbers: np.ndarray) -> None:
-        """Removes the rows of these numbers, int `[n]`."""
+        """Removes the rows with these numbers, int `[n]`."""
         for index, (first, size) in enumerate(self._spans()):
             here = numbers[(numbers >= first) & (numbers < first + size)]
             self._segments[index] = segments.remove(
@@ -80,11 +81,11 @@ class SegmentList:
             )
 
     def filled(self) -> Iterator[tuple[segments.Segment, dict[str, int]]]:
-        """Yields each segment that has had rows.
+        """Yields each segment to which rows have been added.
 
         Yields:
-          The segment, and the numbers `first`, of its first row, and `blocks`,
-          of its blocks that have had rows.
+          The segment, the number of its `first` row, and the count of `blocks`
+          to which rows have been added.
         """
         for segment, (first, size) in zip(
             self._segments, self._spans(), strict=True

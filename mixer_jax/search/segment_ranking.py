@@ -25,7 +25,7 @@ def look_up(
       segment: the segment to look in.
       asked: the queries.
       relevant_QxR: int32, row numbers in the whole set; -1 for none.
-      cosine_QxR: f32, the cosines that other segments have; -inf for none.
+      cosine_QxR: f32, the cosines from other segments; -inf for none.
       first: number of the segment's first row in the whole set.
       blocks: number of blocks that hold rows.
 
@@ -75,12 +75,12 @@ def count_ahead(
       asked: the queries.
       relevant_QxR: int32, row numbers in the whole set.
       cosine_QxR: f32, their cosines, from `look_up`.
-      ahead_QxR: int32, the number of rows of other segments.
+      ahead_QxR: int32, the number of rows that are ahead in other segments.
       first: number of the segment's first row in the whole set.
       blocks: number of blocks that hold rows.
 
     Returns:
-      int32 `[Q, R]`; of rows with equal cosines, the lower number is ahead.
+      int32 `[Q, R]`; among rows with equal cosines, lower numbers are ahead.
     """
     slots = np.int32(-(-blocks // segment.mesh.size))
     relevant_QxR = relevant_QxR - np.int32(first)

@@ -16,9 +16,9 @@ from mixer_jax.search.queries import Asked
 from mixer_jax.search.segments import Segment
 from mixer_jax.search.shortlists import Shortlist
 
-_FEW = 16  # queries that are multiplied in f32, being limited by memory
+_FEW = 16  # memory-bound up to this many queries: multiply in f32
 _CHUNK = 2**15  # rows whose groups are sorted at once
-_TILE = 1024  # rows that are multiplied with many queries at once
+_TILE = 1024  # rows multiplied with many queries at once
 
 
 class Best(flax.struct.PyTreeNode):
@@ -36,7 +36,7 @@ class Best(flax.struct.PyTreeNode):
 
     @classmethod
     def empty(cls, count: int, k: int) -> "Best":
-        """Returns the result of no search, for `count` queries."""
+        """Returns an empty result for `count` queries."""
         return cls(
             jnp.full((count, k), -1, jnp.int32),
             jnp.full((count, k), -jnp.inf, jnp.float32),
@@ -144,7 +144,7 @@ def _screen(
     lists = Shortlist.empty(len(query_QxC), kept)
     steps = (slots * segment.block + chunk - 1) // chunk
     lists = jax.lax.fori_loop(0, steps, visit, lists)
-    # Replace places on this device by numbers in the segment.
+    # Convert group indices on this device to those in the segment.
     each = segment.block // GROUP
     block = lists.group // each * segment.mesh.size + jax.lax.axis_index(AXIS)
     number = block * each + lists.group % each
@@ -165,10 +165,10 @@ def _maxima(
       query_QxC: the queries, in the dtype of the products.
       label_Q: see `Asked`.
       start: the first row of the chunk, on this device.
-      sizes: rows of a tile, which are multiplied at once, and of the chunk.
+      sizes: rows per tile, which are multiplied at once, and per chunk.
 
     Returns:
-      f32 `[Q, chunk / 8]`; -inf where a group has no row to find.
+      f32 `[Q, chunk / 8]`; -inf where all rows of a group are absent or hidden.
     """
     tile, chunk = sizes
     count = len(query_QxC)
@@ -278,7 +278,7 @@ def _only(segment: Segment, allowed: jax.Array | None) -> Segment:
 def on_devices(function: Callable, segment: Segment, *others: Any) -> Any:
     """Calls `function(segment, *others)` on each of a segment's devices.
 
-    All devices get the other arguments whole, and must return equal results.
+    The other arguments are replicated; all devices must return equal results.
     """
     return jax.shard_map(
         function,

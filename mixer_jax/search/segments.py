@@ -1,7 +1,8 @@
 """Segments: fixed-size parts of a set of rows that grows and shrinks.
 
 A segment is allocated once. Rows are added and removed in place, by programs
-that depend on sizes only, so neither recompiles nor copies the other rows.
+that only depend on sizes, so other rows are not copied and nothing is
+recompiled.
 """
 
 from functools import partial
@@ -16,7 +17,7 @@ from mixer_jax.search import short_factors
 from mixer_jax.search.held import SPLIT, WHOLE, Held
 from mixer_jax.search.queries import Asked
 
-_PIECE = 8  # pieces of added rows have a power of this size
+_PIECE = 8  # rows are added in pieces whose sizes are powers of this
 
 
 class Segment(Held):
@@ -145,7 +146,7 @@ def _write(segment, start, row_PxC, label_P):
 
 
 def remove(segment: Segment, numbers: np.ndarray) -> Segment:
-    """Removes the rows of these numbers; the old segment's arrays are reused.
+    """Removes the rows with these numbers; reuses the old segment's arrays.
 
     Args:
       segment: the segment to change.
@@ -181,7 +182,7 @@ def split(segment: Segment, values: np.ndarray) -> jax.Array:
 
     Args:
       segment: a segment of N rows.
-      values: `[n]`, at most N; the others are zero.
+      values: `[n]`, n <= N; zero for the other rows.
     """
     total = len(segment.present)
     values = np.pad(values, (0, total - len(values)))

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 _SAMPLE = 8192  # rows of each set used to find the principal dimensions
-_ROUND_UP = 128  # the number of screening dimensions is a multiple of it
-_MIXED = 64  # dimensions that are mixed with each other, a power of four
+_ROUND_UP = 128  # the number of screening dimensions is a multiple of this
+_MIXED = 64  # dimensions mixed with each other, a power of four
 # Bound on the rounding error of the product of two mixed unit rows: the error
 # of a sum of S numbers is at most S 2^-24 times the sum of their sizes.
 MIXING = 2 * _MIXED**1.5 * 2.0**-24
@@ -118,12 +118,13 @@ def products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
 
 
 def mix(row_NxC: jax.Array) -> jax.Array:
-    """Rotates rows, so that few dimensions do not hold most of their norm.
+    """Rotates rows, so that their norm is spread over the dimensions.
 
-    Each row's scale follows its largest number, which a rotation makes smaller
-    if it is far above the others. Dimensions are drawn into blocks, to each of
-    which a Hadamard matrix is applied. All its entries are the same power of
-    two, up to the sign, so only the sums are rounded: see `MIXING`.
+    Each row's scale is set by its largest entry, which the rotation reduces if
+    it is far above the others. Dimensions are permuted at random and divided
+    into blocks; a Hadamard matrix is applied to each. All its entries are the
+    same power of two, up to the sign, so only the sums are rounded: see
+    `MIXING`.
     """
     width = row_NxC.shape[1]
     size = max(n for n in (1, 4, 16, _MIXED) if width % n == 0)

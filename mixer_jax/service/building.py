@@ -25,7 +25,7 @@ _THUMBNAIL = 0.1  # bytes per pixel
 
 
 class Summary(NamedTuple):
-    """What a build has done.
+    """The result of a build.
 
     Attributes:
       rows: the number of rows read.
@@ -47,7 +47,7 @@ class Summary(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What `build` and `add` have in common.
+    """Options that `build` and `add` share.
 
     Attributes:
       workdir: the workdir of the model, or a bundle; "" for none.
@@ -79,13 +79,13 @@ def build(
 ) -> Summary:
     """Builds an index, which replaces an existing one when it is complete.
 
-    An interrupted build is continued by the same call.
+    Repeating an interrupted call resumes the build.
 
     Args:
       out: the folder of the index.
       kinds: the kinds of the fields, by name.
       storage: how embeddings are stored; see `stores.encoding`.
-      thumbnails: the side of copies of the pictures, in pixels; 0 for none.
+      thumbnails: the side length of thumbnails, in pixels; 0 for none.
       **given: what to index; see `Options`.
 
     Raises:
@@ -138,8 +138,8 @@ def add(folder: str | os.PathLike, **given: Any) -> Summary:
         pictures are looked for where they were when the index was built.
 
     Raises:
-      UserError: as in `build`, or if the model or the embeddings are not those
-        of the index.
+      UserError: as in `build`, or if the model or the embeddings do not
+        match the index.
     """
     options = Options(**given)
     with LocalStore.open(folder) as store:
@@ -175,10 +175,10 @@ def _open(
 
 
 def _check_embeddings(source: Source, trained: Trained, made_by: str) -> None:
-    """Checks that embeddings may be those of a model."""
+    """Checks that embeddings can come from a model."""
     if source.fingerprint not in ("", made_by):
         raise UserError(
-            f"The embeddings in {source.embeddings} are those of another model "
+            f"The embeddings in {source.embeddings} come from another model "
             f"(fingerprint {source.fingerprint}); name its workdir, or leave "
             "out --workdir."
         )
@@ -199,8 +199,8 @@ def _check_source(store: LocalStore, source: Source) -> None:
         )
     if source.fingerprint and source.fingerprint != store.fingerprint:
         raise UserError(
-            f"The embeddings in {source.embeddings} are those of another model "
-            f"(fingerprint {source.fingerprint}) than those of the index "
+            f"The embeddings in {source.embeddings} come from another model "
+            f"(fingerprint {source.fingerprint}) than those in the index "
             f"({store.fingerprint or 'unknown'}); embed the rows with the "
             "model of the index, or build a new index."
         )

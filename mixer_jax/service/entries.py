@@ -1,4 +1,4 @@
-"""Turns what `Index.upsert` is given into items with embeddings."""
+"""Turns the arguments of `Index.upsert` into items with embeddings."""
 
 import io
 import os
@@ -17,12 +17,12 @@ from mixer_jax.runtime.text import quoted
 from mixer_jax.service.stores import encoding, fields
 from mixer_jax.service.stores.interface import Item, Vector
 
-_SIDE = 256  # pixels that identify a picture that has no file
+_SIDE = 256  # pixels; pictures without a file are hashed at this size
 Embed = Callable[[list, list[str]], np.ndarray]
 
 
 class Entry(NamedTuple):
-    """One item as it was given; see `Index.upsert`."""
+    """One item as passed to `Index.upsert`."""
 
     id: str
     images: list
@@ -55,8 +55,8 @@ def check_ids(ids: Sequence[str]) -> list[str]:
     for one in given:
         if not isinstance(one, str) or not one:
             raise UserError(
-                f"The ID {quoted(one)} is a {type(one).__name__}; an ID is a "
-                "string that is not empty."
+                f"The ID {quoted(one)} is a {type(one).__name__}; an ID must "
+                "be a non-empty string."
             )
     return given
 
@@ -148,11 +148,11 @@ class Loader:
     """Reads the pictures of entries, and makes thumbnails of new ones."""
 
     def __init__(self, root: pathlib.Path | None, side: int):
-        """Takes what all entries have in common.
+        """Sets what all entries share.
 
         Args:
           root: the folder that stored paths are relative to; None for none.
-          side: the side of thumbnails in pixels; 0 for none.
+          side: the side length of thumbnails in pixels; 0 for none.
         """
         self._root, self._side = root, side
 

@@ -45,8 +45,8 @@ _OPTIONS = {
     },
     "thumbnails": {
         "type": numbers.whole(0, 4096),
-        "help": "side of the copies of pictures in the index, in pixels "
-        "(default: 0, no copies)",
+        "help": "side length of the thumbnails in the index, in pixels "
+        "(default: 0, no thumbnails)",
     },
     "id": {"action": "append", "help": "an item to delete; may be repeated"},
     "ids": {"help": "file of the IDs of items to delete, one per line"},

@@ -98,11 +98,11 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """Ends the use of the index."""
+        """Closes the index."""
         self.store.close()
 
     def flush(self) -> None:
-        """Copies what was written from the log, so that files can be copied."""
+        """Writes the log back to the index's file, so that it can be copied."""
         self.store.flush()
 
     def upsert(
@@ -130,8 +130,8 @@ class Index:
           texts: N texts; None or "" for an item without.
           vectors: N embeddings f32 `[D]`, or `[n, D]` for an item with several,
             instead of those of the model.
-          fields: N mappings of declared fields to values. If no fields are
-            declared, those of the first call are.
+          fields: N mappings of declared fields to values. If none are
+            declared, the first call declares its own.
           groups: N groups.
           categories: N category IDs.
           batch_size: the number of pictures and texts embedded at once.
@@ -200,8 +200,7 @@ class Index:
             of values, or a range, {"min": 1, "max": 5}.
           offset: the number of nearest items to leave out, for further pages.
           min_score: the minimum cosine.
-          group_by: a field; of the items with the same value, only the nearest
-            is returned.
+          group_by: a field; only the nearest item of each value is returned.
 
         Returns:
           Hits, nearest first; for several queries, a list of hits for each.

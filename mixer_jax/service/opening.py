@@ -19,7 +19,7 @@ from mixer_jax.service.stores import encoding, fields, generations
 from mixer_jax.service.stores.local import LocalStore
 
 THUMBNAILS = 256  # pixels
-_CHECKED = 1000  # pictures that are looked for
+_CHECKED = 1000  # maximum number of pictures checked for existence
 _REBUILD = "python -m mixer_jax.index rebuild"
 
 
@@ -42,15 +42,14 @@ def open_index(
         new index needs one.
       images: the folder of the pictures; by default, the recorded one.
       fields: fields to declare, and their kinds, "text", "number" or "flag".
-      storage: of a new index, how embeddings are stored: "f32", "f16" or
-        "int8".
-      thumbnails: of a new index, the side of the copies of pictures that the
-        index holds, in pixels; 0 for none.
+      storage: how a new index stores embeddings: "f32", "f16" or "int8".
+      thumbnails: the side length of a new index's thumbnails, in pixels; 0 for
+        none.
       mesh: the devices that search; by default all.
 
     Raises:
       UserError: if the index is damaged or of another format, or its
-        embeddings are those of another model.
+        embeddings come from another model.
     """
     folder = paths.local(path, "An index")
     if isinstance(model, str | os.PathLike):
@@ -93,7 +92,7 @@ def open_with(
     Args:
       folder: the index's folder.
       model: the model; None to load it when it is needed.
-      workdir: where to load it from; by default, the recorded place.
+      workdir: where to load it from; by default, the recorded path.
       images: the folder of the pictures; by default, the recorded one.
       mesh: the devices that search; by default all.
     """
@@ -207,7 +206,7 @@ def find_model(store: LocalStore) -> paths.Path:
             return folder
     if not found:
         raise UserError(
-            f"The index in {store.path.parent} does not know where its "
+            f"The index in {store.path.parent} does not record where its "
             "model is; pass the model, or its workdir with --workdir=FOLDER."
         )
     raise UserError(
@@ -237,7 +236,7 @@ def load_model(
 
     Args:
       store: the index.
-      workdir: where the model is; by default, the recorded place.
+      workdir: where the model is; by default, the recorded path.
       mesh: the devices of the model.
     """
     require_known(store)
@@ -259,10 +258,10 @@ def check_model(store: LocalStore, fingerprint: str) -> None:
 
 
 def require_known(store: LocalStore) -> None:
-    """Raises a `UserError` if the index has embeddings of no known model."""
+    """Raises a `UserError` if the model of an index's embeddings is unknown."""
     if not store.fingerprint:
         raise UserError(
-            f"The index in {store.path.parent} holds vectors of no known "
+            f"The index in {store.path.parent} holds vectors of an unknown "
             "model; it can only be searched by vector, and only vectors can be "
             "added."
         )

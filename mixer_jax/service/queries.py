@@ -27,7 +27,7 @@ def embed(
     if vector is not None:
         if picture is not None or text is not None:
             raise UserError(
-                "A query has a vector and something else; give only one."
+                "A query with a vector cannot have a picture or a text."
             )
         rows = np.asarray(vector, np.float32)
         return (rows[None], True) if rows.ndim == 1 else (rows, False)

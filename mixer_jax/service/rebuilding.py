@@ -29,9 +29,8 @@ def rebuild(
 ) -> tuple[int, int]:
     """Embeds all items with another model, into a new generation.
 
-    The old generation can be searched and written meanwhile; the new one
-    replaces it when it is complete. An interrupted call is continued by the
-    same call.
+    Meanwhile, the old generation can be searched and written; the new one
+    replaces it when it is complete. Repeating an interrupted call resumes it.
 
     Args:
       folder: the index.
@@ -72,7 +71,7 @@ def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
     before = old.state
     work.copy("Embedding items")
     with old.frozen():
-        # Copy what other processes have written meanwhile.
+        # Copy what other processes have written in the meantime.
         if old.state != before:
             work.copy("Embedding changed items")
         work.remove_others()

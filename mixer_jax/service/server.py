@@ -7,7 +7,7 @@ POST /v1/embeddings        embeddings; see `http.embeddings`
 POST /v1/events            records clicks; see `http.events`
 GET  /openapi.json         the description of all requests
 GET  /healthz /readyz      whether the process runs, and answers searches
-GET  /metrics              numbers for Prometheus
+GET  /metrics              metrics for Prometheus
 
 All URLs in responses are relative, so that a proxy can add a prefix.
 """
@@ -63,7 +63,7 @@ _UNROUTED = {
     "openapi.json.",
 }
 _GRACE = 5  # seconds to finish open requests at shutdown
-_LOOK = 2.0  # seconds between looks for a rebuilt index
+_LOOK = 2.0  # seconds between checks for a rebuilt index
 _HEADERS = ["Authorization", "Content-Type", "X-API-Key", tracing.HEADER]
 _METHODS = ["GET", "POST", "PUT", "DELETE"]
 
@@ -128,7 +128,7 @@ def _layers(service: Service, settings: Settings) -> list[Middleware]:
 
 
 def _pages(service: Service, settings: Settings) -> list[Route]:
-    """Returns the routes of everything but the API."""
+    """Returns all routes except those of the API."""
 
     async def home(request: Request) -> HTMLResponse:
         page = await anyio.to_thread.run_sync(_render, service, settings)
@@ -171,7 +171,7 @@ def _state(service: Service) -> dict[str, object]:
 
 
 def _lifespan(service: Service):
-    """Returns what starts and ends with the application."""
+    """Returns the lifespan handler of the application."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -289,7 +289,7 @@ def _report(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def _report_user(request: Request, error: UserError) -> JSONResponse:
-    # A damaged or read-only index is no mistake of the client.
+    # A damaged or read-only index is not the client's fault.
     is_ours = isinstance(error.__cause__, sqlite3.Error)
     return JSONResponse({"error": str(error)}, 500 if is_ours else 400)
 

@@ -1,7 +1,7 @@
 """Where a build finds items: sample tables, and files of embeddings.
 
-A source yields frames with the columns of `COLUMNS` and of the fields, and for
-files of embeddings, f32 `[n, D]`. The rows of an item are in the same frame.
+A source yields frames with `COLUMNS` and a column per field, and for files of
+embeddings, f32 `[n, D]`. All rows of an item are in the same frame.
 """
 
 import dataclasses
@@ -83,7 +83,7 @@ def open_source(
     kinds: Mapping[str, str],
     image_roots: str = "",
 ) -> Source:
-    """Checks what an index is to be built from.
+    """Opens and checks the data to build an index from.
 
     Args:
       path: the sample table; None if `embeddings` has all columns.
@@ -157,7 +157,7 @@ def _check_fields(frame: pd.DataFrame, kinds: Mapping[str, str]) -> None:
 
 
 def _parts(frame: pd.DataFrame, rows: int = ROWS) -> Iterator[pd.DataFrame]:
-    """Yields a frame's rows in parts that do not divide an item."""
+    """Yields a frame's rows in parts that do not split an item."""
     items, start = frame[ITEM].to_numpy(object), 0
     while start < len(frame):
         end = min(start + rows, len(frame))
@@ -268,8 +268,8 @@ def _check_new(path: pathlib.Path, frame: pd.DataFrame, done: set) -> None:
     several = set(frame[ITEM][frame[ITEM] != frame[ID]])
     if again := several & done:
         raise UserError(
-            f"The rows of item {quoted(min(again))} in {path} are apart; sort "
-            f"the file by {ITEM}."
+            f"The rows of item {quoted(min(again))} in {path} are not "
+            f"adjacent; sort the file by {ITEM}."
         )
     done |= several
 
@@ -297,7 +297,7 @@ def _texts(column: pa.Array) -> list[str]:
 
 
 def _joined(name: str, frame: pd.DataFrame) -> Iterator[Chunk]:
-    """Yields the rows of a table that have embeddings, with these."""
+    """Yields the rows of a table that have embeddings, with the embeddings."""
     batches = _batches(pathlib.Path(name))
     if frame[ITEM].duplicated().any():
         # The rows of an item may be far apart.

@@ -1,4 +1,4 @@
-"""Describes indexes for people, and deletes items of lists."""
+"""Describes indexes, and deletes listed items."""
 
 import os
 from collections.abc import Sequence

@@ -38,7 +38,7 @@ class _Rows(NamedTuple):
       contents: the contents of the vectors.
       embeddings: f32 `[n, D]`; undefined where `is_new` is not set.
       is_new: bool `[n]`, whether the store lacks the vector.
-      is_kept: bool `[n]`, whether the row is not left out.
+      is_kept: bool `[n]`; False for rows that are left out.
     """
 
     frame: pd.DataFrame
@@ -100,7 +100,7 @@ class Writer:
         is_kept, skipped = np.ones(len(frame), bool), []
         embeddings = chunk.embeddings
         if self._embed is not None:
-            # Report images that cannot be read, whatever is stored.
+            # Report unreadable images even if they have stored embeddings.
             is_new |= (frame["image"] != "").to_numpy() & ~digests.any(axis=1)
             embeddings, skipped, places = self._compute(frame, is_new)
             is_kept[places] = False
@@ -113,7 +113,7 @@ class Writer:
             entries.content_of(digest.tobytes() if digest.any() else b"", text)
             for digest, text in zip(digests, chunk.frame["text"], strict=True)
         ]
-        # Embeddings may be all that is known of a row.
+        # A row may consist of its embedding alone.
         is_computed = self._source.frame is not None and self._store.fingerprint
         if chunk.embeddings is None or is_computed:
             return contents
@@ -205,7 +205,7 @@ class Writer:
             name = os.path.join(self._folder, rows.frame["image"].iat[row])
             try:
                 return entries.thumbnail(name, side)
-            except UnreadableImageError:  # of an item that has an embedding
+            except UnreadableImageError:  # the embedding was given
                 return b""
 
         with threads_lib.pool() as pool:

@@ -102,7 +102,7 @@ def _previous_rows(
 ) -> np.ndarray:
     """Returns the row of each category in `init_from`, int32 `[C]`; -1 if new.
 
-    Says how many categories are new or were removed, unless they are the same.
+    Reports how many categories are new or removed, if any.
     """
     old_ids = workdir_lib.read_categories(config.init_from)
     source = strings.find(category_ids, old_ids)
@@ -149,7 +149,7 @@ def initial_variables(setup: Setup) -> PyTree:
 def _imprinted(
     setup: Setup, new: np.ndarray
 ) -> Iterator[tuple[imprint.Block, str, np.ndarray]]:
-    """Yields the samples that proxies are imprinted from.
+    """Yields the samples from which proxies are imprinted.
 
     The categories are divided into blocks, so that the sums of the embeddings
     and the rows of the samples fit into memory.

@@ -38,9 +38,9 @@ class Inputs(NamedTuple):
       source: their images and texts.
       tokenizer: the tokenizer of the documents' texts.
       skipped: the samples of the split that were left out, with reasons.
-      origin: what identifies the rows and images; see `identity.describe`.
+      origin: the identity of the rows and images; see `identity.describe`.
       content: hash of the rows and of the images' bytes; "" if unknown.
-      warnings: sentences about suspicious categories.
+      warnings: messages about suspicious categories.
       prepared: the prepared samples, if there are any.
     """
 
@@ -158,7 +158,7 @@ def read_usable(
       option: see `load`.
 
     Raises:
-      UserError: if more rows than a share of `data.max_skipped` are unusable.
+      UserError: if the share of unusable rows exceeds `data.max_skipped`.
     """
 
     def keep(listed: pd.DataFrame) -> str:

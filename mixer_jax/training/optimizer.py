@@ -66,8 +66,8 @@ def multiples(
 
     Raises:
       UserError: if a pattern is not a regular expression, or is found neither
-        in a path nor in the name of a part that other models have; or if
-        `layer_decay` is not above 0 and at most 1.
+        in a path nor in the name of a part of other models; or if `layer_decay`
+        is not above 0 and at most 1.
     """
     if not 0 < layer_decay <= 1:
         raise UserError(

@@ -132,7 +132,7 @@ def _variables(config: ConfigDict, model: nn.Module) -> PyTree:
     return jax.tree.map(lambda leaf: leaf, traced)  # the caller's own copy
 
 
-# Tracing a model takes seconds, and a curriculum needs the same shapes often.
+# Tracing a model takes seconds; a curriculum reuses the same shapes.
 @functools.lru_cache(maxsize=16)
 def _trace(
     init: Callable[..., PyTree], model: nn.Module, config: FrozenConfigDict
@@ -230,7 +230,7 @@ def _check_frozen(
 
 
 def _require_frozen(key: str, rates: dict[str, float], part: str) -> None:
-    """Raises a `UserError` if an encoder is trained, which a key forbids."""
+    """Raises a `UserError` if `key` needs `part` frozen but it is trained."""
     for path, multiple in rates.items():
         if path.startswith(f"{part}/") and multiple:
             raise UserError(

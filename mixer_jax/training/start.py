@@ -77,7 +77,7 @@ def check(
 
 
 def describe(config: ConfigDict, workdir: str | os.PathLike) -> str:
-    """Returns a description of what a stage starts from."""
+    """Describes the starting point of a stage."""
     start = decide(config, workdir)
     if start.has_checkpoint:
         return f"its checkpoint of step {workdir_lib.latest_step(workdir)}"

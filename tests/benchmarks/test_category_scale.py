@@ -1,4 +1,4 @@
-"""Tests the rows of the benchmark of many categories, not their figures."""
+"""Tests which rows the category-scale benchmark writes, not their values."""
 
 import json
 
@@ -15,7 +15,7 @@ PHASES = ["initialize", "imprint", "train", "save", "restore", "grow", "export"]
 
 @pytest.mark.slow
 def test_rows_of_the_json(tmp_path, capsys, compiled, monkeypatch):
-    # The phases are processes of their own, and compile the same programs.
+    # Each phase runs in its own process and compiles the same programs.
     variables = several.environment(1, compiled)
     del variables["JAX_NUM_CPU_DEVICES"]
     for name, value in variables.items():

@@ -26,7 +26,7 @@ for step in range(done + 1, last + 1):
 
 
 class Counting(Run):
-    """A run that only logs losses and never loses any."""
+    """A simulated run that only logs one loss per step."""
 
     def __init__(self, folder, fifth="105"):
         super().__init__(folder, "unused", 20, 0)

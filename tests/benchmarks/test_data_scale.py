@@ -1,4 +1,4 @@
-"""Tests the rows of the benchmark of growing tables; no test asserts a time."""
+"""Tests the rows of the data-scale benchmark; no test asserts a time."""
 
 import itertools
 import json

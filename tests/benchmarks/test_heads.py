@@ -46,7 +46,7 @@ def _arrays(mesh):
 
 
 def _two_steps(name, arrays, mesh):
-    """Runs two steps; returns losses, gradient of embeddings, and arrays."""
+    """Runs two steps; returns losses, embedding gradients, and arrays."""
     arrays = copy.copy(arrays)
     # Steps donate their arguments.
     arrays.proxies, arrays.momentum = jax.tree.map(

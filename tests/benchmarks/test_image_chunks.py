@@ -1,4 +1,4 @@
-"""Tests that the benchmark of image chunks compares equal computations."""
+"""Tests that the image-chunk benchmark compares equal computations."""
 
 import json
 

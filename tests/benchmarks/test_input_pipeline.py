@@ -119,7 +119,7 @@ def test_all_sides_decode_the_same_images(data, monkeypatch):
         ):
             seen.clear()
             assert run() > 0
-            # the images of the round, and those read ahead
+            # the images of the timed round, and those read ahead
             assert len(seen) >= 8
             assert {pixels.tobytes() for pixels in seen} == expected
 

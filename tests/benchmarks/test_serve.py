@@ -1,4 +1,4 @@
-"""Tests that the benchmark of the service answers and counts all searches."""
+"""Tests that all searches of the service benchmark are answered and counted."""
 
 import jax
 import pytest

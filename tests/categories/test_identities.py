@@ -70,7 +70,7 @@ def test_ties_go_to_the_older_id():
 
 
 def test_new_categories_get_unused_numbers():
-    # Category 1 vanished long ago; highest remembers it.
+    # Category 1 vanished long ago; `highest` keeps its number reserved.
     given, changes = _extend(["ab", "xy"], ["ab"], highest=1)
     assert given["x"] == 2
     assert changes.appeared == [name(2)]

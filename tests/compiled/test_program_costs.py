@@ -1,4 +1,4 @@
-"""The costs of programs match counts by hand."""
+"""Program costs match hand-computed counts."""
 
 import functools
 

@@ -43,7 +43,7 @@ def test_prepared_samples_are_found(
     made = build.find(frame, tmp_path, out)
     assert [count for _, count in made.parts] == [1, 2]
     assert str(made.folder) in printed
-    # The same command finds them, too.
+    # Running the same command again finds the prepared data.
     monkeypatch.setattr(shards, "write", None)
     assert prepare.main(options) == 0
 
@@ -51,7 +51,7 @@ def test_prepared_samples_are_found(
 def test_earlier_data_is_kept_if_too_many_images_are_unreadable(
     path, tmp_path, capsys
 ):
-    """Such as those of a file system that is not mounted."""
+    """This happens, for example, if a file system is not mounted."""
     frame = table.select(table.read_table(path), "train")
     assert prepare.main([f"--table={path}"]) == 0
     made = build.find(frame, tmp_path)

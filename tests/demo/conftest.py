@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-# Names without a style, for tables with both splits in them.
+# Names without a style suffix, enough of them to fill both splits.
 _WORDS = [f"{a}{b}" for a in ("bird", "cake", "door") for b in "abcdefghij"]
 
 
@@ -94,7 +94,7 @@ def _sets():
         {"star": _square(4, 4, 9), "twin": _square(5, 5, 5)},
         info={"category": "Logos"},
     )
-    # Copies of each other: "sun" has one vendor, "moon" is also Cleo's.
+    # ic and mdi count as one vendor. Cleo also has a "moon", but no "sun".
     ic = _icon_set(
         "ic",
         "Material Design Authors",

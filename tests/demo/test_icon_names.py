@@ -4,8 +4,8 @@ import pytest
 
 from mixer_jax.demo import icon_names
 
-# Each example is a set of its own: its prefix, the suffixes and prefixes that
-# it lists, and a name and its category.
+# Each example is one icon set: the set's prefix, the suffixes and prefixes that
+# it lists, an icon's name, and the expected category.
 EXAMPLES = [
     ("ph", ["bold", "fill", ""], [], "house-bold", "house"),
     ("ph", ["bold", "fill", ""], [], "house", "house"),

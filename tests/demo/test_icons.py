@@ -61,7 +61,7 @@ def test_every_icon_with_a_shared_name_is_a_sample(build):
 
 def test_category_of_one_vendor_has_only_documents(build):
     frame, root = build()
-    # Two copies are one vendor.
+    # Sets that copy each other count as one vendor.
     sun = frame[frame["category_id"] == "sun"]
     assert set(sun["sample_id"]) == {"ic:baseline-sun", "mdi:sun"}
     assert set(sun["role"]) == {table.DOCUMENT}
@@ -132,7 +132,7 @@ def test_number_of_tags_in_a_text_is_limited():
 def test_group_is_the_most_frequent_label(build):
     frame, _ = build()
     groups = frame.groupby("category_id")["group"].agg(set)
-    assert groups["home"] == {"places"}  # Of two sets, "Buildings" of one.
+    assert groups["home"] == {"places"}  # Only one set says "Buildings".
     assert groups["star"] == {"shapes"}
     assert groups["moon"] == {""}  # "UI 24px" does not describe the subject.
 

@@ -32,7 +32,7 @@ def test_infonce_matches_manual_result():
     document = jnp.array([[1.0, 0.0], [1.0, 0.0]])
     labels = jnp.array([0, 1])
     found = baselines.symmetric_infonce(query, document, labels, 0.5)
-    # Rows: (2, 2) and (0, 0); columns: (2, 0) twice, right at 2 and at 0.
+    # Logits: rows (2, 2) and (0, 0); columns (2, 0) twice, with targets 0, 1.
     rows = np.log(2)
     column = np.log(np.exp(2) + 1)
     assert found == pytest.approx((rows + (2 * column - 2) / 2) / 2, rel=1e-5)

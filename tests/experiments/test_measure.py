@@ -41,7 +41,7 @@ def test_excluded_documents_are_reported(color_run, colors, monkeypatch):
 
 @pytest.fixture
 def noted(color_run, colors, monkeypatch):
-    """A run whose stages recorded the rows that they were trained on."""
+    """A run whose stages recorded their training rows."""
     root, _ = colors
     rows = table.select(table.read_table(root / "colors.csv"), "train")
     noted = {"split": {"samples": 1, "rows": identity.hash_rows(rows)}}
@@ -72,7 +72,7 @@ def test_training_table_with_other_rows_raises_an_error(noted, colors):
     for given in ({"baselines": True}, {}):
         with pytest.raises(UserError, match=r"other\.csv differ from those"):
             measured(noted, training_table=str(other), **given)
-    # The table itself was edited after the training.
+    # The table itself was edited after training.
     shutil.copy(other, root / "colors.csv")
     assert measured(noted)
     with pytest.raises(UserError, match=r"colors\.csv differ from those"):

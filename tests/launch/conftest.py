@@ -1,4 +1,4 @@
-"""A copy of the launch scripts to run in, and stand-ins for programs."""
+"""A project folder with the launch scripts, and stand-ins for programs."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ class _Process(subprocess.Popen):
 
 @dataclasses.dataclass
 class Project:
-    """A copy of what the launch scripts need, and an environment to run in."""
+    """A copy of the files that the launch scripts need, and an environment."""
 
     folder: pathlib.Path
     programs: pathlib.Path

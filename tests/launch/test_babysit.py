@@ -65,7 +65,7 @@ def test_a_save_counts_as_progress_without_a_workdir(babysit):
 
 @pytest.mark.parametrize("stages", [("",), ("stage1/", "stage2/")])
 def test_progress_is_a_later_checkpoint(project, stages):
-    """In the workdir of a stage or a curriculum, whatever the exit code."""
+    """This holds for a stage and a curriculum, and for any exit code."""
     project.program(
         "ends",
         f"""#!/usr/bin/env bash
@@ -226,7 +226,7 @@ def test_paths_are_relative_to_the_callers_folder(project):
 
 
 def test_restarts_continue_if_nothing_can_be_printed(project):
-    """As on a closed terminal, or with the log on a full disk."""
+    """This happens on a closed terminal or if the log is on a full disk."""
     project.program("ends", _SCRIPT)
     script = "launch/babysit.sh --backoff=0 ends 75 1 3 2 >/dev/full 2>&1"
     assert project.run("bash", "-c", script).returncode == 2

@@ -1,4 +1,4 @@
-"""Tests that the scripts run other commands than the training on all hosts."""
+"""Tests that the scripts run commands other than training on all hosts."""
 
 import shlex
 

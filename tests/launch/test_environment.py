@@ -1,4 +1,4 @@
-"""Tests of the creation of the environment, also when it is interrupted."""
+"""Tests of creating the environment, including after interruptions."""
 
 import contextlib
 import os
@@ -92,7 +92,7 @@ def test_an_installation_killed_by_a_power_cut_starts_over(fresh):
     with fresh.start("launch/quickstart.sh") as process:
         fresh.wait_for(fresh.folder / "cut.txt")
         for pid in fresh.remaining():
-            # Some end together with those that were killed before.
+            # Some end when another one is killed.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         fresh.output(process)

@@ -1,4 +1,4 @@
-"""Tests common to all launch scripts, and of the commands in the README."""
+"""Tests common to all launch scripts, and tests of the README's commands."""
 
 import os
 import pathlib

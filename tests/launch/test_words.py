@@ -1,4 +1,4 @@
-"""Tests that words of any characters reach a command unchanged."""
+"""Tests that words with any characters reach a command unchanged."""
 
 import random
 import re
@@ -26,7 +26,7 @@ PRINTABLE = [chr(n) for n in range(0x3000) if chr(n).isprintable()]
 
 @pytest.fixture
 def nasty(project):
-    """A project with the config of that name."""
+    """A project that contains the config file named in `RUN`."""
     file = RUN["CONFIG"].removesuffix(":runlocal")
     (project.folder / file).write_text("")
     return project

@@ -81,7 +81,7 @@ def test_a_process_ended_by_a_reboot_is_lost(worker, project):
     for name in ("attendant", "process"):
         record = project.folder / "runs/launch/it" / name
         number, began = record.read_text().splitlines()
-        # The ID now belongs to another process, this one, which must not end.
+        # The ID now belongs to the test process, which must not be killed.
         record.write_text(f"{os.getpid()}\n{began} before\n")
     assert _state(worker) == "lost"
     worker("end")
@@ -107,7 +107,7 @@ def test_a_process_counts_as_running_after_the_clock_is_set(worker, project):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_process_that_ends_during_a_look_is_not_lost(worker):
-    """At any moment: of 60 such runs, 5 were once reported as lost."""
+    """This is a race: an earlier version reported 5 of 60 such runs as lost."""
     for _ in range(30):
         worker("start", "--", "sleep", "0.1")
         while (state := _state(worker)) == "running":

@@ -29,7 +29,7 @@ def random_weights(shape):
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-# With the setting of tests/conftest.py, remat changes the rounding.
+# With the XLA flag of tests/conftest.py, remat changes the rounding.
 _OPTIONS = {}
 if jax.__version_info__ < (0, 11):
     _OPTIONS["xla_cpu_use_fusion_emitters"] = True
@@ -159,7 +159,7 @@ class EncoderTests:
         return run(module, example.variables, inputs, self.valid(*inputs))
 
     def original_gradients(self, model, inputs, folder):
-        """Returns the gradients of the sum in `run`, by the names in files."""
+        """Returns the gradients of the sum in `run`, by tensor name."""
         output = self.call_original(model, *inputs)
         weights = random_weights(output.shape) * self.valid(*inputs)
         (output * torch.from_numpy(weights)).sum().backward()
@@ -189,7 +189,7 @@ class EncoderTests:
             )
             for name, gradient in ours.items():
                 if "key.bias" in name or "k_proj.bias" in name:
-                    # It shifts all logits of a softmax, without effect.
+                    # This bias shifts all logits of a softmax, without effect.
                     scale = np.abs(theirs[name.replace("bias", "weight")]).max()
                     assert np.abs(gradient).max() < 1e-5 * scale
                 else:

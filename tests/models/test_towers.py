@@ -85,7 +85,7 @@ def _apply(model, variables, *arguments, method=None):
 
 
 def _gradients(model):
-    """Returns a jitted function to gradients, outputs and statistics."""
+    """Returns a jitted function for gradients, outputs and statistics."""
 
     @jax.jit
     def step(variables, batch):
@@ -313,7 +313,7 @@ def test_padding_tokens_do_not_affect_documents():
 
 @functools.cache
 def _unsharded():
-    """Returns variables, a function to gradients, and its gradients."""
+    """Returns variables, a gradient function, and its gradients."""
     model, batch = _mixer(dropout=0.5, drop_image=0.4, drop_text=0.4), _batch()
     variables, step = _init(model, batch), _gradients(model)
     return variables, step, step(variables, batch)
@@ -335,7 +335,7 @@ def test_sharded_gradients_match_unsharded(num_devices):
 
 @functools.cache
 def _in_chunks(chunk):
-    """Returns a model, its variables, and a function to its gradients."""
+    """Returns a model, its variables, and its gradient function."""
     model = _mixer(image_chunk=chunk).clone(
         image_encoder=TinyEncoder(batch_norm="frozen")
     )
@@ -351,7 +351,7 @@ def _at_once():
 
 @pytest.mark.parametrize("chunk", [3, 8])
 def test_chunks_of_images_change_nothing(chunk, num_devices):
-    """Neither embeddings nor gradients; 3 does not divide the 16 images."""
+    """Embeddings and gradients are equal; 3 does not divide the 16 images."""
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
     variables, step = _in_chunks(chunk)
     jax.tree.map(np.testing.assert_array_equal, variables, _in_chunks(0)[0])
@@ -367,7 +367,7 @@ def test_chunks_of_images_change_nothing(chunk, num_devices):
 
 
 def test_chunks_of_images_move_no_rows_between_devices():
-    """If the size of a chunk is a multiple of the number of devices."""
+    """The chunk size must be a multiple of the number of devices."""
     mesh = mesh_lib.make_mesh()
     encoder = TinyEncoder(batch_norm="frozen")
     images = np.zeros((32, 8, 8, 3), np.uint8)

@@ -38,7 +38,7 @@ def problem(mesh):
 
 @pytest.fixture
 def make_head(mesh, problem):
-    """Makes a head of the problem; keywords change config.head."""
+    """Makes a head for the problem; keywords override config.head."""
 
     def make(**changes):
         config = configs.defaults().head

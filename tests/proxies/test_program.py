@@ -118,7 +118,7 @@ def test_no_buffer_has_the_size_of_all_categories(name, compiled, mesh):
     program = compiled(name)
     local = CATEGORIES // mesh.size
     for shape in buffer_shapes(program.as_text()):
-        # No logits of all rows, neither of one device nor of all devices.
+        # No buffer holds the logits of all rows of a device or of all devices.
         assert not (BATCH in shape and {local, CATEGORIES} & set(shape)), shape
         if mesh.size > 1:
             assert CATEGORIES not in shape, shape

@@ -13,7 +13,7 @@ from mixer_jax.runtime.mesh import make_mesh
 
 
 def embed_by_color(wrong=()):
-    """Embeds categories on one axis each, and samples in `wrong` on green's."""
+    """Embeds each category on its own axis, but samples in `wrong` as green."""
     names = ["blue", "green", "gray", "red", "white", "yellow"]
 
     def embed(frame):

@@ -134,7 +134,7 @@ def test_every_command_refuses_a_newer_bundle(
         (export, model, f"--out={tmp_path / 'out'}"),
         (export, model, "--to=proxies", f"--out={tmp_path / 'out'}"),
         (export, model, "--to=huggingface", f"--out={tmp_path / 'out'}"),
-        # If it were not refused, the port would be.
+        # A bundle that was accepted would lead to an error about the port.
         (serve, f"--index={tmp_path / 'index'}", "--port=70000"),
     ):
         assert command.main(arguments) == 2
@@ -225,7 +225,7 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub_raises_an_error(tmp_path):
 
 def _embed_as_nobody(folder, pictures):
     """Embeds queries in a process of another user, if this one is root."""
-    # Import before changing the user: perhaps only root can read the modules.
+    # Import before changing the user: the modules may be readable only by root.
     program = (
         "import os, sys, jax, numpy as np, mixer_jax; "
         "jax.devices(), mixer_jax.load; "
@@ -287,7 +287,7 @@ def test_every_command_that_takes_a_model_accepts_a_bundle(
         results[name].append([row["map"] for row in rows])
     for ours, theirs in zip(*results.values(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    # An index can be used with either model, wherever it is now.
+    # Either index can be opened with the bundle at its new path.
     made.rename(tmp_path / "moved")
     shutil.rmtree(color_run)
     for name in ("ours", "theirs"):

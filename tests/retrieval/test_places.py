@@ -37,7 +37,7 @@ def test_folders_moved_together_are_found(
     there.parent.mkdir()
     root.rename(there)
     assert places.load(names, there / folder)[0] == there / "targets" / target
-    # Nothing tells where they were.
+    # The names do not contain the original location.
     assert not any(str(tmp_path) in name for name in names)
 
 

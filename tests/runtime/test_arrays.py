@@ -16,7 +16,7 @@ def test_saved_array_is_read_back(tmp_path, mapped):
 
 
 def _damaged(tmp_path):
-    """Yields the path of a file, damaged in another way each time."""
+    """Yields the path of a file, damaged in a different way each time."""
     path = tmp_path / "a.npy"
     np.save(path, ARRAY)
     whole = path.read_bytes()

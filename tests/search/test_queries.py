@@ -33,3 +33,17 @@ def test_wrong_arguments_raise_an_error():
     with pytest.raises(ValueError, match=r"float64; .* each of the 4 rows"):
         check_integers(np.ones(4), 4, "labels")
     assert check_integers(None, 4, "labels") is None
+
+
+@pytest.mark.parametrize(
+    "vectors", [np.array([[1e39, 0.0]]), np.full((1, 2), 3e38, np.float32)]
+)
+def test_vectors_that_are_too_long_are_refused(vectors):
+    with pytest.raises(ValueError, match="1 of 1 rows are not finite"):
+        check_vectors(vectors, 2, "rows")
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31) - 1])
+def test_integers_of_more_than_32_bits_are_refused(value):
+    with pytest.raises(ValueError, match="must be from -2147483648"):
+        check_integers(np.array([0, value]), 2, "labels")

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.runtime.mesh import make_mesh
+from mixer_jax.search import segment_list
 from mixer_jax.search.segment_list import SegmentList
 
 
@@ -49,3 +50,21 @@ def test_masks_are_split_like_rows():
     assert held.masks(None) == [None, None]
     with pytest.raises(ValueError, match=r"\(19,\) .* 20 rows"):
         held.masks(allowed[:19])
+
+
+def test_rows_of_a_failed_addition_are_counted(monkeypatch):
+    monkeypatch.setattr(segment_list, "_ADDED", 8)
+    held = segment_list.SegmentList(2, make_mesh(jax.devices()[:2]), 8)
+    calls = []
+
+    def fail(rows):
+        calls.append(len(rows))
+        if len(calls) == 2:
+            raise MemoryError
+        return rows
+
+    monkeypatch.setattr(segment_list, "normalize", fail)
+    with pytest.raises(MemoryError):
+        held.add(np.ones((16, 2)), np.full(16, -1, np.int32))
+    present = [np.asarray(segment.present) for segment, _ in held.filled()]
+    assert held.count == np.concatenate(present).sum() == 8

@@ -25,7 +25,7 @@ def filled(num_devices, vectors):
 
 
 def test_what_is_not_scored_is_below_the_bound(num_devices, monkeypatch):
-    """Also if far fewer groups are scored than are needed."""
+    """This holds even if far fewer groups are scored than necessary."""
     monkeypatch.setattr(segment_search, "_FEW", 0)
     bfloat16 = jnp.dtype(jnp.bfloat16)
     monkeypatch.setattr(short_factors, "fast_dtype", lambda: bfloat16)
@@ -42,7 +42,7 @@ def test_what_is_not_scored_is_below_the_bound(num_devices, monkeypatch):
     np.testing.assert_allclose(
         np.take_along_axis(cosine, best.number, 1), best.cosine, atol=1e-6
     )
-    # The three groups with the largest cosines, up to the error of bounds.
+    # The three groups with the largest cosines, up to the bounds' error.
     groups = cosine.reshape(8, -1, 8).max(2)
     fourth = -np.sort(-groups, axis=1)[:, 3]
     assert (best.bound >= fourth).all()

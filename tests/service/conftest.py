@@ -1,4 +1,4 @@
-"""An index of colors, in which the color model finds pictures."""
+"""An index of colored pictures, embedded by the color model."""
 
 import io
 
@@ -38,7 +38,7 @@ def color_net():
 
 
 def fill(folder, model, root):
-    """Builds an index of two pictures per color, which are files."""
+    """Builds an index of two picture files per color."""
     root.mkdir()
     for color in COLORS:
         for kind in ("png", "jpeg"):
@@ -59,7 +59,7 @@ def fill(folder, model, root):
 
 
 def opener(folder, model, images=None):
-    """Returns what opens an index with a model that is loaded already."""
+    """Returns a function that opens an index with an already loaded model."""
     return lambda _: opening.open_with(folder, model, images=images)
 
 

@@ -233,7 +233,7 @@ def test_embeddings_of_a_folder_are_loaded(given, colors, tmp_path, embedded):
     assert items(tmp_path / "three")["red_document_forward"].text
     with LocalStore.open(tmp_path / "three") as store:
         store._database.set(fingerprint="other")
-    with pytest.raises(UserError, match="are those of another model"):
+    with pytest.raises(UserError, match="come from another model"):
         building.add(tmp_path / "three", embeddings=out)
 
 
@@ -255,12 +255,12 @@ def test_vectors_of_another_model_are_loaded(tmp_path, colors):
     assert found["a"].fields == {"price": 1.5}
     with opening.open_with(tmp_path / "index") as index:
         assert index.search(vector=[0, 1], k=1)[0].id == "d"
-        with pytest.raises(UserError, match="vectors of no known model"):
+        with pytest.raises(UserError, match="vectors of an unknown model"):
             index.search(text="a")
     rows["embedding"][0] = [0, 1.0]
     pd.DataFrame(rows).to_parquet(path)
     assert building.add(tmp_path / "index", embeddings=path).written == 1
-    with pytest.raises(UserError, match="no known model"):
+    with pytest.raises(UserError, match="an unknown model"):
         building.add(tmp_path / "index", table=colors[0] / "colors.csv")
 
 

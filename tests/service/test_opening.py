@@ -93,7 +93,7 @@ def test_an_index_may_not_know_where_its_model_is(color_run, tmp_path):
     mixer_jax.open_index(tmp_path / "new", mixer_jax.load(color_run)).close()
     with (
         mixer_jax.open_index(tmp_path / "new") as index,
-        pytest.raises(UserError, match="does not know where its model is; pas"),
+        pytest.raises(UserError, match="does not record where its model is; p"),
     ):
         index.search(RED)
 

@@ -6,7 +6,7 @@ from mixer_jax.service import queries
 
 
 class Model:
-    """Returns what it was asked to embed."""
+    """A model whose embeddings are its inputs."""
 
     ignores_text = ""
     image_size = 8

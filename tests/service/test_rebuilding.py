@@ -12,7 +12,7 @@ from tests.color_model import ColorModel
 
 
 class Negative(ColorModel):
-    """Embeds a document as the opposite of its color."""
+    """Embeds a document as its negated color."""
 
     def encode_document(self, document, train=False):
         return -super().encode_document(document, train)
@@ -59,11 +59,11 @@ def test_all_items_are_embedded_again(folder, other, color_run):
     before = embeddings(folder)
     with LocalStore.open(folder) as old:
         assert rebuilding.rebuild(folder, color_run) == (12, 0)
-        # Whoever uses the old generation keeps it.
+        # A store that is open continues to use the old generation.
         (hits,) = old.search(np.array([[1, -1, -1]]), 1)
         assert hits[0].category == "red"
         assert len(list(folder.glob("*.sqlite"))) == 2
-        with pytest.raises(UserError, match="was built again since"):
+        with pytest.raises(UserError, match="has been rebuilt since"):
             old.delete(["red_document_forward"])
     assert len(list(folder.glob("*.sqlite"))) == 1
     after = embeddings(folder)
@@ -150,5 +150,5 @@ def test_items_that_cannot_be_embedded_are_named(
         rebuilding.rebuild(folder, color_run)
     with LocalStore.open(folder) as store:
         store._database.set(fingerprint="")
-    with pytest.raises(UserError, match="vectors of no known model"):
+    with pytest.raises(UserError, match="vectors of an unknown model"):
         rebuilding.rebuild(folder, color_run)

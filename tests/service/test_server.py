@@ -348,7 +348,7 @@ def test_an_upload_during_shutdown_gets_a_response(shared, monkeypatch, caplog):
                 b"POST /v1/search HTTP/1.1\r\nHost: x\r\n"
                 b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
             )
-            assert b"100 Continue" in client.recv(1000)  # it is being read
+            assert b"100 Continue" in client.recv(1000)  # reads the body
             servers[0].should_exit = True
             with client.makefile("rb") as file:
                 response = file.read()

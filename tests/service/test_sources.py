@@ -37,7 +37,7 @@ def test_scattered_rows_of_an_item_are_rejected(tmp_path, monkeypatch):
         item_id=["x", "", "", "", "", "x", ""],
         embedding=[[1.0]] * 7,
     )
-    with pytest.raises(UserError, match=r"item 'x' .* apart; sort .* item_id"):
+    with pytest.raises(UserError, match=r"'x' .* adjacent; sort .* item_id"):
         chunks(path)
 
 

@@ -103,7 +103,7 @@ def test_files_match_a_local_run(killed, whole):
     remote = {name.removeprefix("runs/toy/") for name in objects}
 
     def fixed(names):
-        """Returns names that depend on neither chance nor the processes."""
+        """Returns the names that do not vary between runs or processes."""
         names = {name.split("/events.")[0] for name in names}
         return {x for x in names if not re.search(r"/d/|/ocdbt|s_\d", x)}
 

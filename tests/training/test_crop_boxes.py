@@ -1,4 +1,4 @@
-"""Boxes of large pictures give the same results as small pictures."""
+"""Crop boxes in a large picture give the same results as separate files."""
 
 import shutil
 import types
@@ -21,9 +21,9 @@ from tests import inline_images, measured, shop
 
 
 def collage(frame, root, path):
-    """Writes a table of parts of one picture with all images of a frame.
+    """Tiles a frame's images into one picture; writes a table of its parts.
 
-    The picture is beside the table. All images have the same size.
+    The picture is next to the table. All images have the same size.
     """
     images = [Image.open(root / name) for name in frame["image"]]
     (width, height), count = images[0].size, len(images)
@@ -42,7 +42,7 @@ def collage(frame, root, path):
 
 @pytest.fixture
 def both(toy, tmp_path):
-    """A table of images, and one of parts of a picture."""
+    """A table of images, and one with the same images as parts of a picture."""
     path = toy.write_table(tmp_path / "files", categories=6)
     frame = table.read_table(path)
     return path, collage(frame, path.parent, tmp_path / "parts" / "table.csv")

@@ -1,4 +1,4 @@
-"""Proxies resume on other devices and with other categories."""
+"""Proxies resume on different devices and with different categories."""
 
 import functools
 import io
@@ -63,7 +63,7 @@ def take_step(run, state):
 
 
 def trained_state(run):
-    """Returns a state in which every row differs from its start."""
+    """Returns a state in which every row differs from its initial value."""
     variables = initialize.initial_variables(run)
     state = initialize.initial_state(run, variables, None)
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_small_active_set_is_reproducible_on_equal_devices(
 
 
 def start(run, config, workdir):
-    """Returns the first state, the output and the embedded rows."""
+    """Returns the initial state, the output and the embedded rows."""
     output, embedded = io.StringIO(), []
     content = inputs.Pictures(run.inputs, config)
 

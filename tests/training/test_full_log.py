@@ -16,7 +16,7 @@ PAGE = 4096
 
 
 def fill(disk, left):
-    """Fills a file system up to `left` bytes."""
+    """Fills a file system until `left` bytes are free."""
     with open(disk / "filler", "wb", buffering=0) as filler:
         with contextlib.suppress(OSError):
             while True:

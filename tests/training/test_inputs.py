@@ -49,7 +49,7 @@ def test_evaluation_batches_yield_the_given_rows_of_a_role(tiny_config):
 
 @pytest.fixture
 def broken(tmp_path, toy, tiny_config):
-    """A table with a bad image, which leaves a category one sample."""
+    """A table in which a bad image leaves a category with one sample."""
     path = toy.write_table(tmp_path / "table", categories=4)
     frame = table.read_table(path)
     lonely = (frame["category_id"] == "c03") & ~frame["sample_id"].isin(

@@ -49,7 +49,7 @@ def test_memory_grows_with_the_state(toy, tiny_config, tmp_path):
         output = show(tiny_config, tmp_path, categories=categories)
         return float(re.search(r"([\d.]+) GB for state and batch", output)[1])
 
-    # A row has 16 numbers of 4 bytes, and as many of momentum.
+    # A row has 16 numbers of 4 bytes, and its momentum has as many.
     more = 4_000_000 * 16 * 4 * 2 / 2 / 1e9
     found = gigabytes(8_000_000) - gigabytes(4_000_000)
     assert abs(found - more) < 0.01 * more + 0.002

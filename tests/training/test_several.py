@@ -60,7 +60,7 @@ def wait_for_step(process):
     for line in process.stdout:
         if "step" in line:
             return
-    pytest.fail(f"It ended before: {process.stderr.read()}")
+    pytest.fail(f"It ended before a step: {process.stderr.read()}")
 
 
 def test_unshared_workdir_is_rejected(begin, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_one_process_reads_proxies_of_several(stopped, whole):
 def test_full_disk_raises_one_error(begin, whole, tmp_path):
     """Limits files to 12 KiB, which is less than a table of vectors needs.
 
-    Smaller arrays share files in no fixed way, so the limit applies to one.
+    How smaller arrays share files varies, so the limit targets a table.
     """
     shutil.copytree(whole / "stage1", tmp_path / "stage1")
     shutil.rmtree(tmp_path / "stage1" / workdir_lib.CHECKPOINTS / "12")

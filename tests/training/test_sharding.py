@@ -1,4 +1,4 @@
-"""Sharding rules for paths, and the layouts that they give."""
+"""Sharding rules for paths, and the resulting layouts."""
 
 import jax
 import numpy as np

@@ -381,5 +381,5 @@ def _not_utf8(path: str, file: BinaryIO) -> str:
 
 
 def row_name(path: str) -> str:
-    """Returns what the row numbers of a file count: "row" or "line"."""
+    """Returns the unit of a file's row numbers: "row" or "line"."""
     return "row" if kind(path) == ".parquet" else "line"

@@ -32,7 +32,7 @@ Widths = Callable[[], tuple[int, int]]
 
 
 class _Known(NamedTuple):
-    """The identity of a log's samples, and what is cached for them.
+    """The identity of a log's samples, and the arrays cached for them.
 
     Attributes:
       key: identifies the samples and the encoders.
@@ -165,7 +165,7 @@ def _begin(
     texts: "_Values",
     widths: Widths | None,
 ) -> tuple[Path, _Known]:
-    """Looks up the cached features; if there are none, prepares for parts.
+    """Looks up the cached features; if there are none, prepares a folder.
 
     Returns:
       The folder of the parts, and what is known about the samples.
@@ -205,7 +205,7 @@ def _look_up(
 def _check_room(
     folder: Path, images: "_Values", texts: "_Values", widths: tuple[int, int]
 ) -> None:
-    """States the size of the features; checks that the disk has the space."""
+    """Prints the size of the features; checks that they fit on the disk."""
     width, text_width = widths
     parts = 4 * (len(images.known) * width + len(texts.known) * text_width)
     whole = 4 * (len(images.values) * width + len(texts.values) * text_width)
@@ -305,7 +305,7 @@ class _Values:
     """Paths or texts to encode; equal ones are encoded once, "" never."""
 
     def __init__(self, name: str, values: Sequence[str], encoder: Encoder):
-        """Finds the different values.
+        """Finds the distinct values.
 
         Args:
           name: "images" or "texts".

@@ -1,6 +1,6 @@
 """Agreement of clicks with categories, and exposure per category.
 
-Clicks that categories were found from agree with them to some degree by
+The clicks from which categories were found agree with them to some degree by
 construction. Later clicks do not, so they allow an evaluation without true
 categories.
 """

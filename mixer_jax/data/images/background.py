@@ -22,8 +22,8 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
       rng: the only source of randomness; the draws do not depend on the image.
 
     Returns:
-      uint8 [S, S, 3] with one color, a gradient or blurred blots in place of
-      the white areas that touch the border. White inside the object is kept.
+      uint8 [S, S, 3] with one color, a gradient or blurred blotches in place
+      of the white areas that touch the border. White inside the object is kept.
       `image` itself if less than nine tenths of the border is white.
     """
     side = rng.choice(_GRIDS)

@@ -129,8 +129,8 @@ def _check_same(frame: pd.DataFrame) -> None:
     different = [index for index, one in enumerate(rows) if one != rows[0]]
     if different:
         raise UserError(
-            f"Process {different[0]} reads another sample table than process "
-            "0; give all processes the same table."
+            f"Process {different[0]} reads a different sample table than "
+            "process 0; give all processes the same table."
         )
 
 
@@ -140,7 +140,7 @@ def _find_faults_together(
     option: str,
     threads: int | None,
 ) -> list[UnreadableImageError | None]:
-    """Returns what `_find_faults` returns; all processes share the work."""
+    """Like `_find_faults`, but all processes share the work."""
     from mixer_jax.runtime import processes  # imports JAX
 
     place, count = processes.place()

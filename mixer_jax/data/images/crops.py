@@ -1,6 +1,6 @@
 """Crops images to the boxes in their names.
 
-While an image is in memory, its box travels in front of the file's bytes.
+In memory, an image's box is stored in front of the file's bytes.
 """
 
 import math

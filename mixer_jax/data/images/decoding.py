@@ -34,7 +34,7 @@ with contextlib.suppress(AttributeError, OSError):  # absent in some builds
     _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
 CHECKED = 32  # side of the squares decoded to check files, in pixels
-# Formats of unknown memory use: decoding opens an image or starts a program.
+# Memory use is unknown: decoding opens another image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
 _READ = 1 << 20  # bytes of a file that are read at once
 _BAND = 1 << 18  # pixels composited on white at a time
@@ -58,12 +58,11 @@ def read(path: str | os.PathLike) -> bytes:
 def read_with_status(
     path: str | os.PathLike,
 ) -> tuple[bytes, tuple[int, int] | None]:
-    """Returns what `read` does, and the size and time of the image file.
+    """Like `read`, but also returns the size and time of the image file.
 
     Returns:
-      The bytes; and the file's size in bytes and time of the last modification
-      in nanoseconds, after it has been read, or None for an image in a Parquet
-      file.
+      The bytes, and the file's status after reading: its size in bytes and its
+      modification time in nanoseconds; None for an image in a Parquet file.
 
     Raises:
       UnreadableImageError: see `read`.

@@ -143,7 +143,7 @@ def _job(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """The arguments of `prepare`, and the folders that follow from them."""
+    """The arguments of `prepare`, and the folders derived from them."""
 
     frame: pd.DataFrame
     root: Path
@@ -235,7 +235,7 @@ class _Job:
         with generations.draft(
             self.group, name, self.say, any_host=any_host
         ) as draft:
-            if self.silent().find() is not None:  # Another process was faster.
+            if self.silent().find() is not None:  # Another run finished first.
                 return
             version, results = draft / name, draft / "results"
             for folder in (version / tfds_files.FOLDER, results):
@@ -261,8 +261,8 @@ class _Job:
             try:
                 version.rename(self.group / name)
             except OSError:
-                # A process of another host was faster, or the existing folder
-                # is damaged or stale.
+                # A process on another host finished first, or the existing
+                # folder is damaged or stale.
                 if not (self.group / name).is_dir():
                     raise
                 if self.silent().find() is not None:
@@ -270,7 +270,7 @@ class _Job:
                 version.rename(self.group / f"{name}-{secrets.token_hex(4)}")
 
     def begin(self) -> contextlib.AbstractContextManager[work_lib.Work]:
-        """Yields what is to be written."""
+        """Yields the work to do; see `work.begin`."""
         return work_lib.begin(self.frame, self.data, self.group, self.options)
 
     def write(
@@ -285,7 +285,7 @@ class _Job:
 
         Args:
           draft: the draft.
-          work: what is to be written.
+          work: from `begin`.
           plan: some of the shards.
           checked: whether this run has checked all finished shards.
         """

@@ -13,12 +13,12 @@ from mixer_jax.runtime import identity
 from mixer_jax.runtime.tabular import references
 
 OPTION = "data.max_pixels"  # for messages
-_STOP_CHECK_ROWS = 64  # rows between checks whether to stop
+_STOP_CHECK_ROWS = 64  # rows between checks for `tasks.stop`
 _NONE = bytes(16)  # in place of a digest
 
 
 class Content:
-    """The records of a shard, and what is noted while they are read."""
+    """The records of a shard, with their images' digests, boxes and faults."""
 
     def __init__(self, task: tasks.Task):
         self.faults: list[tasks.Fault] = []
@@ -113,7 +113,7 @@ class Content:
 
 
 def _read(path: str, expected: tuple[int, int]) -> bytes:
-    """Returns the bytes of an image that is as expected.
+    """Returns the bytes of an image after checking that it is unchanged.
 
     A file must have the given size and time. An image in a Parquet file is
     compared with its digest when it is read.
@@ -126,7 +126,7 @@ def _read(path: str, expected: tuple[int, int]) -> bytes:
     Raises:
       UnreadableImageError: if the file cannot be read.
       PassingError: if it was changed, removed or created since its size and
-        time were looked up, as when a file system is lost for a moment.
+        time were looked up, as when a file system is briefly lost.
     """
     try:
         content, status = decoding.read_with_status(path)

@@ -132,10 +132,10 @@ def draft(
 
     Args:
       parent: the folder of the draft.
-      name: names what is drafted; a draft of that name is continued.
+      name: identifies the data; an existing draft of that name is continued.
       say: called with a message before waiting for another process.
-      any_host: whether a draft can be continued on another host, and no run of
-        any host may use it.
+      any_host: whether hosts share the draft: any host can continue it, but
+        only one run at a time can use it.
 
     Raises:
       OSError: if the folder cannot be created.

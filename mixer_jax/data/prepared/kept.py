@@ -40,7 +40,7 @@ class Images:
         self.places = np.where(files, np.cumsum(files) - 1, -1)[codes]
 
     def status(self) -> np.ndarray:
-        """Returns size and time of each row's image, int64 [2, N]; or 0."""
+        """Returns each row's image size and time, int64 [2, N]; 0 if none."""
         found = np.stack([self.data.sizes, self.data.times], axis=1)
         return np.ascontiguousarray(self.per_row(found).T)
 
@@ -126,12 +126,12 @@ class Kept:
         now: np.ndarray,
         digests: np.ndarray,
     ):
-        """Compares the rows of an earlier version with the present ones.
+        """Compares the rows of an earlier version with the current rows.
 
         Args:
           folder: the folder of the earlier version.
           parts: its files.
-          now: the keys of the present rows; see `keys`.
+          now: the keys of the current rows; see `keys`.
           digests: uint8 `[N, 16]`, the digests of their images.
 
         Raises:
@@ -156,17 +156,17 @@ class Kept:
         return self._parts[part].examples_in_shard if part >= 0 else 0
 
     def count_copied(self, shard: tasks.Shard) -> int:
-        """Returns how many kept rows are copied if a shard is written."""
+        """Returns the number of kept rows that writing a shard would copy."""
         known = self._records[shard.rows]
         whole = tasks.Earlier(self._parts, known, known).same_part()
         return 0 if whole else int((known >= 0).sum())
 
     def main_part(self, shard: tasks.Shard) -> tuple[int, np.ndarray]:
-        """Returns the file that most rows of a shard are in.
+        """Returns the file that contains the most kept rows of a shard.
 
         Returns:
           The file's position, -1 if there is none; and which rows of the shard
-          it has, bool `[n]`.
+          are in it, bool `[n]`.
         """
         known = self._records[shard.rows]
         of_part = np.searchsorted(self._ends, known, side="right")
@@ -177,12 +177,13 @@ class Kept:
         return part, of_part == part
 
     def for_shard(self, shard: tasks.Shard) -> tasks.Earlier | None:
-        """Returns what is kept of a shard; None if nothing is."""
+        """Returns the kept rows of a shard; None if there are none."""
         known = self._records[shard.rows]
         of_part = np.searchsorted(self._ends, known, side="right")
         kept = known >= 0
-        # Rows of reordered tables may come from hundreds of files, too many to
-        # have open. Rows of the rarest are read from their images again.
+        # Rows of a reordered table may come from hundreds of files, too many to
+        # keep open. Use the files with the most rows; read the images of the
+        # other rows again.
         files, counts = np.unique(of_part[kept], return_counts=True)
         often = files[np.argsort(-counts, kind="stable")[:_MAX_OPEN]]
         if not len(often):

@@ -2,8 +2,8 @@
 
 The first start after a change reads the whole table, prepares its samples and
 records the state of the table's files beside them. While these files and the
-images have the same sizes and times, later starts read neither: they only
-compare these, and map the prepared columns into memory.
+images keep their sizes and times, later starts read neither: they only compare
+sizes and times, and map the prepared columns into memory.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ RECORD = "opened.json"
 _CHUNK = 1 << 11  # images whose sizes and times are looked up together
 _SLOW = 5e-5  # seconds per image, as on a network file system
 _THREADS = 32  # on slow file systems
-# A file that was modified this recently could change again without a new time.
+# A file modified this recently could change again with the same timestamp.
 _SETTLED = 2 * 10**9  # nanoseconds
 _DEFAULT = build.Options()
 
@@ -44,7 +44,7 @@ class Opened(NamedTuple):
     Attributes:
       prepared: the samples.
       unreadable: the samples whose images cannot be decoded.
-      lone: the samples that are the only one of their category.
+      lone: the samples that are alone in their category.
       listed: a CSV text that lists the unreadable images; "" if there are none.
     """
 
@@ -117,12 +117,12 @@ def _has_failed(opened: Opened, origin: str) -> bool:
 
 
 def _state(path: str | os.PathLike, split: str) -> dict[str, Any]:
-    """Returns what identifies the content of a table's split."""
+    """Returns a description that identifies the content of a table's split."""
     parts = parts_lib.find(Path(path))
     names = [os.path.relpath(part, path) for part in parts]
     status = identity.stat(parts).T.tolist()
     return {
-        "path": os.path.abspath(path),  # Descriptions name the images' paths.
+        "path": os.path.abspath(path),  # Recorded messages contain paths.
         "split": split,
         "files": [[a, *b] for a, b in zip(names, status, strict=True)],
     }
@@ -139,7 +139,7 @@ def _find_unchanged(
         hold = generations.hold(folder)
         if hold is None:
             continue
-        # Everything unexpected is reported where the table is read.
+        # Any problem is reported when the table itself is read.
         errors = (OSError, ValueError, TypeError, KeyError, NewerFormatError)
         with contextlib.suppress(*errors):
             manifest = generations.read_record(folder)
@@ -162,7 +162,7 @@ def _find_unchanged(
 def _opened(
     prepared: Prepared, folder: Path, recorded: dict[str, Any]
 ) -> Opened:
-    """Returns what was recorded for an unchanged table."""
+    """Returns the samples of an unchanged table from their record."""
     unreadable, lone = (
         table.Skipped(**one | {"examples": tuple(one["examples"])})
         for one in recorded["skipped"]
@@ -183,7 +183,7 @@ def _versions(place: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Returns what `_record` wrote to a version; {} if nothing is there."""
+    """Returns the record that `_record` wrote to a version; {} if none."""
     with contextlib.suppress(OSError, ValueError):
         recorded = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if isinstance(recorded, dict):

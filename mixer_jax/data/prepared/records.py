@@ -19,7 +19,7 @@ from mixer_jax.runtime.tabular import references
 _OPTIONS = "group_size:1,uncompressed"
 TEXTS = tuple(name for name in rules.COLUMNS if name != "image")
 FIELDS = (*TEXTS, "box")  # all but the image
-_ERRORS = (RuntimeError, ValueError)  # of array_record, as for a full disk
+_ERRORS = (RuntimeError, ValueError)  # raised by array_record; e.g. disk full
 
 
 class Part(NamedTuple):
@@ -79,7 +79,7 @@ def decode(record: bytes, *fields: str) -> list[bytes]:
 
 @functools.cache
 def _example() -> type:
-    """Returns the class of protobuf messages that records are."""
+    """Returns the protobuf message class of the records."""
     # Importing TFDS takes longer than writing a thousand small images.
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -125,7 +125,7 @@ def checksum(cells: Mapping[str, Sequence[str]], digests: bytes) -> str:
 
 
 def read_checksum(path: Path, count: int) -> str:
-    """Returns the checksum of a file's records, which are read.
+    """Reads a file's records and returns their checksum.
 
     Raises:
       Exception: of many types, if the file is damaged.

@@ -1,4 +1,4 @@
-"""Shards of a prepared data set, each written and checked by itself.
+"""Shards of a prepared data set, each written and checked independently.
 
 A shard's bytes depend on its rows alone. The result is therefore the same for
 any number of threads or processes, and after any interruption.
@@ -26,7 +26,7 @@ from mixer_jax.runtime import files, paths
 
 
 def clear(plan: Sequence[Shard], folder: Path, results: Path) -> None:
-    """Removes what an interrupted run left behind that is not in the plan."""
+    """Removes files of an interrupted run that are not in the plan."""
     tasks.allow(results)
     names = {shard.name for shard in plan}
     for path in folder.iterdir():
@@ -37,7 +37,7 @@ def clear(plan: Sequence[Shard], folder: Path, results: Path) -> None:
 
 def prepare_process() -> None:
     """Loads this module in a new process, before the first task is ready."""
-    # Do not visit the objects of modules again and again in search of garbage.
+    # Keep the garbage collector from scanning the modules' objects every time.
     gc.freeze()
 
 
@@ -54,7 +54,7 @@ def write(task: Task) -> Result:
         return result
     result = _take_over(task, path) or _write_new(task, path)
     if task.shard.linked:
-        return result  # It takes less time to link the file again.
+        return result  # Linking the file again is faster.
     plain = dataclasses.asdict(result) | {
         "digests": result.digests.tobytes().hex(),
         "key": task.key,
@@ -116,7 +116,7 @@ def link(
       no hard links.
     """
     fitting = _fitting(shard, earlier)
-    # Like at a start, the size and time of a file are enough.
+    # As when a version is opened, checking sizes and times is enough.
     if fitting is None or not fitting[0].unmodified:
         return None
     path = folder / shard.name

@@ -1,4 +1,4 @@
-"""What a process needs to write a shard, and what it returns.
+"""Inputs and results of the processes that write shards.
 
 Processes that write shards do not need pandas, whose import takes longer than
 writing a thousand small images.
@@ -88,8 +88,8 @@ class Shard(NamedTuple):
       name: the name of the file.
       split: the name of the split.
       rows: int64 `[n]`, ascending positions in the frame.
-      linked: whether the file is one of an earlier version, which may also have
-        records that are superseded.
+      linked: whether the file comes from an earlier version; it may then also
+        have superseded records.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Result:
       digests: uint8 `[n, 16]`, the digests of the rows' image files; 0 for
         none.
       faults: the rows that were left out.
-      places: the record of each row in the file, if it has others, too.
+      places: the record of each row, if the file has other records, too.
     """
 
     count: int

@@ -49,7 +49,7 @@ def open_table(
       The samples; None in processes other than 0.
 
     Raises:
-      UserError: if the processes have different tables or folders, or see
+      UserError: if the processes have different tables or folders; see also
         `opening.open_table`.
     """
     place, count = processes.place()
@@ -86,11 +86,11 @@ def open_table(
     processes.barrier("drafted", processes.PATIENCE)
     draft, wanted = processes.gather("draft", None)[0]
     if not draft:
-        return None  # Another run was faster.
+        return None  # Another run finished first.
     if [data.key, options.max_pixels, options.shards] != wanted:
         raise UserError(
-            f"{path} of process {place} has other rows than that of process "
-            "0, or its images have other sizes. Give all processes the same "
+            f"{path} of process {place} differs from that of process 0 in its "
+            "rows or the sizes of its images. Give all processes the same "
             "table, images and options."
         )
     part, draft = slice(place, None, count), writing.Draft(*draft)
@@ -102,11 +102,11 @@ def open_table(
 
 @contextlib.contextmanager
 def _listening() -> Iterator[None]:
-    """Lets a process that another one has stopped print the other's reason."""
+    """Gives a failed process time to end this one, with its error message."""
     try:
         yield
     except tasks.StoppedError as error:
-        time.sleep(_PATIENCE)  # The other process ends this one.
+        time.sleep(_PATIENCE)  # until the failed process ends this one
         raise PassingError(
             "Another process that prepares the data has ended. Run the same "
             "command again to continue."
@@ -138,7 +138,7 @@ def _lead(
         opened = opening.open_table(
             path, split, prepared, options=options, peers=peers
         )
-    if not begun:  # Do not let the others wait.
+    if not begun:  # Do not keep the others waiting.
         processes.barrier("drafted", processes.PATIENCE)
         processes.gather("draft", [None, []])
     return opened

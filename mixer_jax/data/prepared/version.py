@@ -27,7 +27,7 @@ from mixer_jax.runtime.tabular import references, strings
 SKIPPED = "skipped.csv"
 TRAINING, PLACES = "training", "records.npy"
 IMAGES = "images.arrow"
-# Files of TFDS's description, each with a key that it must have.
+# Files of TFDS's description, each with a required key.
 _TFDS_KEYS = {"dataset_info.json": "splits", "features.json": "featuresDict"}
 # Faults that may not be due to an image's bytes.
 _PASSING = {
@@ -45,7 +45,7 @@ class Prepared(NamedTuple):
       parts: the name and the number of records of each file.
       rows: the version's rows; see `kept.make`.
       skipped: the rows whose images cannot be decoded.
-      owned: whether it was prepared for this table, and not for an equal one.
+      owned: whether it was prepared for this table rather than an equal one.
     """
 
     folder: Path
@@ -96,7 +96,7 @@ class Prepared(NamedTuple):
 
         Args:
           root: the folder that image paths are relative to.
-          images: the present names of the frame's images. Images in Parquet
+          images: the current names of the frame's images. Images in Parquet
             files may have been moved to other rows or files.
         """
         rows = np.array([fault.row for fault in self.skipped], int)
@@ -135,7 +135,7 @@ def newly_readable(
 
 
 def read_parts(folder: Path) -> list[records.Part] | None:
-    """Returns the files of a whole version of a known format, or None."""
+    """Returns the files of a complete version in a known format, or None."""
     errors = (UserError, OSError, ValueError, TypeError, KeyError)
     with contextlib.suppress(*errors):
         if (manifest := generations.read_record(folder)) is not None:
@@ -159,7 +159,7 @@ def read_parts(folder: Path) -> list[records.Part] | None:
 def read(
     folder: Path, hold: generations.Hold, manifest: dict[str, Any]
 ) -> Prepared:
-    """Returns an undamaged version.
+    """Reads a version and checks that it is undamaged.
 
     Raises:
       Exception: an OSError, ValueError, TypeError or KeyError if it is damaged.
@@ -172,7 +172,7 @@ def read(
         raise ValueError("The number of samples differs.")
     for name, size in manifest["training"].items():
         if (folder / TRAINING / name).stat().st_size != size:
-            raise ValueError(f"{name} has another size.")
+            raise ValueError(f"{name} has the wrong size.")
     images = strings.Strings(folder / IMAGES)
     if len(images) != len(arrays.read(folder / identity.NOTES, mapped=True)):
         raise ValueError("The number of images differs.")
@@ -184,7 +184,7 @@ def read(
 
 
 def _parts(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, int]]:
-    """Returns names and numbers of records after a check of all file sizes."""
+    """Checks the sizes of all files; returns their names and record counts."""
     where = folder / tfds_files.FOLDER
     if not manifest["superseded"]:
         for name, key in _TFDS_KEYS.items():

@@ -1,4 +1,4 @@
-"""Finds out what is to be written, and what an earlier version already has."""
+"""Plans the shards to write and the rows to keep from an earlier version."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ _FEW = 2000
 
 
 class Work(NamedTuple):
-    """What is to be written.
+    """The shards of a new version, and what is needed to write them.
 
     Attributes:
       images: the images of the rows.
       now: the keys of the rows.
       earlier: the rows that an earlier version has.
       plan: the shards.
-      pool: writes them.
+      pool: the threads or processes that write the shards.
     """
 
     images: kept.Images
@@ -41,7 +41,7 @@ def begin(
     group: Path,
     options: writing.Options,
 ) -> Iterator[Work]:
-    """Yields what is to be written, and starts what writes it.
+    """Plans a new version and starts the pool that writes it.
 
     Args:
       frame: rows of a sample table.

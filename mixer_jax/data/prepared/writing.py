@@ -33,15 +33,15 @@ from mixer_jax.runtime.tabular import strings
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How samples are prepared.
+    """Options for preparing samples.
 
     Attributes:
       max_pixels: see `decoding.decode`.
       shards: the number of files per split; 0 to derive it from the rows.
       workers: the number of processes that decode; 0 for one thread per core.
-      image_roots: folders that images must be in, see `roots.rules`.
+      image_roots: folders that may hold images; see `roots.rules`.
       fetch_rate: the maximum number of requests per second and host for images
-        at addresses; 0 not to fetch them.
+        at addresses; 0 to fetch none.
       origin: the address that relative paths refer to, see `fetching.fetch`.
       compact: whether no file may have superseded records, so that TFDS can
         read the files.
@@ -335,5 +335,5 @@ def _in_order(
         raise PassingError(
             "A process that prepares the data was killed, possibly because "
             "the memory is full. Run the same command again to continue, with "
-            "fewer --workers if it happens again."
+            "fewer workers if it happens again."
         ) from error

@@ -15,7 +15,7 @@ class Row(NamedTuple):
     """A sample as read from a data set.
 
     Attributes:
-      sample_id: a unique name; of rows with the same ID, the first is kept.
+      sample_id: a unique ID; if rows share one, only the first is kept.
       image: path relative to the data set's folder, "" if none.
       text: title or description, "" if none; dropped for queries.
       category_id: the category of what the sample shows.

@@ -1,6 +1,6 @@
 """Copies sample tables and images from buckets, through fsspec.
 
-Each kind of bucket needs a package, and finds its credentials by itself.
+Each kind of bucket needs its own package, which finds the credentials.
 """
 
 import filecmp
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from mixer_jax.runtime import files, paths, terminal
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import addresses, parts
 
 if TYPE_CHECKING:
     import fsspec
 
 SCHEMES = ("gs://", "s3://")
+RESERVED = ("prepared", addresses.FOLDER)  # folders next to a copy
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
 
@@ -73,7 +75,7 @@ def copy_table(address: str, folder: str) -> tuple[str, str]:
     A copy that is up to date is not replaced.
 
     Args:
-      address: of a file, or of a folder of parts.
+      address: the address of a file or of a folder of parts.
       folder: the folder for the copy.
 
     Returns:
@@ -101,23 +103,30 @@ def copied_table(address: str, folder: str) -> tuple[str, str]:
 
 
 def _copy(address: str, copy: Path) -> None:
-    system = file_system(address)
     folder = copy.parent
-    draft = folder / f".{copy.name}.fetched"
     paths.make_folder(folder)
+    mark = folder / f".{copy.name}.origin"
+    if copy.name in RESERVED or (copy.exists() and not mark.exists()):
+        raise UserError(
+            f"The table {address} cannot be copied to {copy}: something else "
+            "is there, or will be. Choose another folder."
+        )
+    system = file_system(address)
+    draft = folder / f".{copy.name}.fetched"
     try:
-        _remove(draft)
-        for name, part in _parts(system, address):
-            target = draft / name if name else draft
-            target.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(part, str(target))
-        if not draft.exists():
-            raise FileNotFoundError
-        if _same(draft, copy):
+        with files.in_turn(copy):
             _remove(draft)
-            return
-        _remove(copy)
-        draft.rename(copy)
+            for name, part in _parts(system, address):
+                target = draft / name if name else draft
+                target.parent.mkdir(parents=True, exist_ok=True)
+                system.get_file(part, str(target))
+            if not draft.exists():
+                raise FileNotFoundError
+            if not mark.exists():
+                files.write_text(mark, f"{address}\n")
+            _replace(draft, copy)
+    except UserError:
+        raise
     except OSError as error:
         if error.filename is not None and _is_below(error.filename, folder):
             raise UserError(
@@ -136,11 +145,30 @@ def _parts(
         yield "", address
         return
     start = system._strip_protocol(address) + "/"
-    for part in sorted(system.find(address)):
-        name = part.removeprefix(start)
+    found = [part.removeprefix(start) for part in sorted(system.find(address))]
+    parts.check_folders(
+        address, {name.partition("/")[0] for name in found if "/" in name}
+    )
+    for name in found:
         hidden = any(folder[0] in "._" for folder in name.split("/") if folder)
-        if not hidden and not name.endswith("/") and ".." not in name:
-            yield name, part
+        if not hidden and not name.endswith("/"):
+            yield name, start + name
+
+
+def _replace(draft: Path, copy: Path) -> None:
+    """Puts the new copy in place of the old one, unless they are equal."""
+    if _same(draft, copy):
+        _remove(draft)
+    elif draft.is_dir() or copy.is_dir():
+        # A folder with content cannot be replaced in one step.
+        old = copy.with_name(f".{copy.name}.old")
+        _remove(old)
+        if copy.exists():
+            copy.rename(old)
+        draft.rename(copy)
+        _remove(old)
+    else:
+        draft.replace(copy)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Fetches the images that a sample table names by addresses.
+"""Fetches the images that a sample table refers to by address.
 
 Each address is fetched once, into a file beside the table. An interrupted
-download is repeated; finished ones are kept. So are the images of a table that
-was copied from a bucket, which keep their paths.
+download is repeated; finished ones are kept. If the table was copied from a
+bucket, its other images are fetched as well, and keep their paths.
 """
 
 import collections
@@ -54,9 +54,9 @@ class _Wanted(NamedTuple):
     """An image to fetch.
 
     Attributes:
-      address: where it is.
+      address: the address to fetch it from.
       path: the file to write.
-      note: the file for the reason of a failure; None to write none.
+      note: the file that records why a fetch failed; None to write none.
     """
 
     address: str
@@ -71,7 +71,7 @@ def fetch(images: pd.Series, root: Path, rate: float, origin: str = "") -> None:
     next call.
 
     Args:
-      images: names of images, of which some may have an address.
+      images: names of images; some may contain an address.
       root: the folder of the table.
       rate: the maximum number of https:// requests per second to one host.
       origin: the address of the folder in a bucket that relative paths refer
@@ -126,7 +126,7 @@ def _missing(images: pd.Series, root: Path, origin: str) -> Iterator[_Wanted]:
             note = Path(f"{path}{addresses.FAILED}")
         elif _is_inside(file):
             address, note = f"{origin}/{file}", None
-        # An empty file is one that a power failure has left behind.
+        # A power failure may leave an empty file behind.
         if address and not files.is_filled(path):
             yield _Wanted(address, path, note)
 
@@ -222,7 +222,7 @@ class _Fetcher:
         if length is not None and size < length:
             raise http.client.IncompleteRead(b"".join(parts), length - size)
         if not size:
-            raise _FailedError("the answer is empty")
+            raise _FailedError("the response is empty")
         return b"".join(parts)
 
 
@@ -251,7 +251,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         """Returns the request to follow; see the base class."""
-        # Redirects are rare, and not counted in the rate.
+        # Redirects are rare, so they do not count toward the rate.
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -267,7 +267,7 @@ def _quoted(address: str) -> str:
 
 
 def _retry_after(headers: http.client.HTTPMessage) -> float:
-    """Returns the pause in seconds that a server asks for; 0 for none."""
+    """Returns the seconds in a response's Retry-After header; 0 if none."""
     with contextlib.suppress(TypeError, ValueError):
         seconds = float(headers.get("Retry-After"))
         return min(max(seconds, 0.0), _LONGEST_PAUSE)

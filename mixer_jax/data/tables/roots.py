@@ -17,13 +17,13 @@ HELP = (
     "folder (default: any)"
 )
 
-_FOLDERS = 1 << 16  # whose real paths are remembered
+_FOLDERS = 1 << 16  # maximum number of cached real paths
 
 
 def rules(folder: str | os.PathLike, image_roots: str) -> tuple[Rule, ...]:
-    """Returns the rule that images are in the table's folder or other ones.
+    """Returns the rule that images must be in the table's folder or given ones.
 
-    Symbolic links are followed, also those in the names of the folders.
+    Symbolic links are followed, including those in the folders' paths.
 
     Args:
       folder: the folder of the table.

@@ -1,8 +1,8 @@
 """Training samples as columns of integers, in memory or mapped from files.
 
-A table of strings takes hundreds of bytes per sample. What training asks about
-a sample, such as its category, fits into a few integers, which are stored with
-the prepared samples and mapped into memory when a run starts.
+A table of strings takes hundreds of bytes per sample. The properties that
+training needs, such as a sample's category, fit into a few integers, which are
+stored with the prepared samples and mapped into memory when a run starts.
 """
 
 import os
@@ -38,15 +38,15 @@ class Samples:
     Attributes:
       category_ids: the C sorted category IDs; a label is a position in them.
       labels: int32 `[N]`, the category of each sample.
-      is_document: bool `[N]`, whether it is a document or a query.
+      is_document: bool `[N]`, True for documents, False for queries.
       by_role: int64 `[N]`, the positions of the queries, then of the documents,
         each in ascending order.
       by_category: int64 `[N]`, the same positions, with those of the same role
         sorted by category.
       begins: int64 `[2, C + 1]`, where the positions of each category begin in
         `by_category`, for queries and documents; the last column is the end.
-      images: int32 `[N]`, the number of each sample's image, counting distinct
-        images in order of appearance; -1 without an image.
+      images: int32 `[N]`, the index of each sample's image among the distinct
+        images, in order of appearance; -1 without an image.
       texts: int32 `[N]`, the same for texts.
       first_image: int64, the first sample with each distinct image.
       first_text: int64, the first sample with each distinct text.
@@ -113,7 +113,7 @@ class Samples:
         return self.by_category[begins[category] : begins[category + 1]]
 
     def select(self, rows: np.ndarray, role: str) -> np.ndarray:
-        """Returns those of some positions whose samples have a role."""
+        """Returns the given positions whose samples have a role."""
         rows = np.asarray(rows, np.int64)
         return rows[self.is_document[rows] == (role == table.DOCUMENT)]
 
@@ -146,7 +146,7 @@ def from_frame(frame: pd.DataFrame) -> Samples:
 
 
 def _distinct(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each value's number, -1 for "", and each number's first row."""
+    """Returns a code per row, -1 for "", and the first row with each code."""
     codes, _ = pd.factorize(values.where(values != ""))
     first = np.flatnonzero((codes >= 0) & ~pd.Series(codes).duplicated())
     return codes, first

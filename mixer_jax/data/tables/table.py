@@ -24,8 +24,8 @@ from mixer_jax.runtime.tabular import boxes, tables
 from mixer_jax.runtime.tabular import parts as parts_lib
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
-folder = parts_lib.parent  # to which image paths are relative
-# Remedy for training samples that are the only one of their category.
+folder = parts_lib.parent  # image paths are relative to it
+# Remedy for training samples that are alone in their category.
 LONE_REMEDY = (
     "Add a second sample to each of these categories, merge them with others"
 )
@@ -107,7 +107,7 @@ def read_table(path: str | os.PathLike, image_roots: str = "") -> pd.DataFrame:
     Args:
       path: a `.csv` (UTF-8, commas) or `.parquet` file, or a folder of
         files of one of these formats.
-      image_roots: folders that images must be in, see `roots.rules`.
+      image_roots: folders that may hold images; see `roots.rules`.
 
     Returns:
       A frame with the columns of `COLUMNS`, all strings, indexed from 0 to N-1.
@@ -188,7 +188,7 @@ def drop_lone(
 ) -> tuple[pd.DataFrame, Skipped]:
     """Drops samples that no other sample can match.
 
-    In training, these are the samples that are the only one of their category.
+    In training, these are the samples that are alone in their category.
     In evaluation, these are queries whose category has no document in the same
     part; documents are kept, because they are valid distractors.
 

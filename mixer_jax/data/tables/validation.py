@@ -66,7 +66,7 @@ class Report:
     Attributes:
       samples: the number of samples.
       categories: the number of categories.
-      lone: number of train samples that are the only one of their category.
+      lone: number of train samples that are alone in their category.
       one_role: number of train categories with at least two samples that are
         all queries or all documents.
       alike: number of category IDs that look like an earlier one.
@@ -146,7 +146,7 @@ def check(
     Args:
       path: a `.csv` or `.parquet` file, or a folder of either.
       images: whether to look for the image files as well.
-      image_roots: folders that images must be in, see `roots.rules`.
+      image_roots: folders that may hold images; see `roots.rules`.
       max_skipped: the maximum share of samples whose image may be missing.
       rows: the rows per batch of a Parquet table.
       block: the bytes per batch of a CSV table.

@@ -33,7 +33,7 @@ def check_fixed(
     """Checks the keys of a config.json that support only one value.
 
     Args:
-      owner: what the config belongs to, for the message.
+      owner: the name of the encoder, for the message.
       config: the file's content; missing keys have the supported value.
       fixed: the supported value of each key.
 

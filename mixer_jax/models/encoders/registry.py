@@ -5,12 +5,12 @@ To add an encoder, write a module in this folder that defines
 - a frozen dataclass of the encoder's sizes, for an image encoder with the mean
   and standard deviation of its pixels (`mean`, `std`),
 - `CONFIGS`, the published sizes by name,
-- the Flax module, whose first field `config` is such a dataclass; of the fields
-  `batch_norm`, `dropout`, `drop_path`, `dtype` and `remat`, which
-  `factory.make_model` sets, it has those that apply to it,
+- the Flax module, whose first field `config` is such a dataclass; it has
+  whichever of the fields `batch_norm`, `dropout`, `drop_path`, `dtype` and
+  `remat` apply to it, and `factory.make_model` sets them,
 - `KEYS`, the names of the tensors in the original's files,
-- `FAMILY`, if transformers has the original, so that
-  `config.model.image.pretrained` and `config.model.text.pretrained` read it.
+- `FAMILY`, if transformers has the original, so that it can be loaded with
+  `config.model.image.pretrained` or `config.model.text.pretrained`.
 
 Then add the encoder to the tables below and to `docs/encoders.md`, and test it
 against its original with `tests/models/parity.py`. Weights that come with a

@@ -1,9 +1,9 @@
 """Pre-norm transformers, shared by ViT, CLIP and SigLIP.
 
 Image layers follow Dosovitskiy et al. (arXiv 2010.11929), and text layers
-follow Radford et al. (arXiv 2103.00020). Sizes that are missing from the
-config.json of an original have the defaults of transformers, which are also the
-defaults of the configs in this package.
+follow Radford et al. (arXiv 2103.00020). Sizes missing from an original's
+config.json take the defaults of transformers, which are also the defaults of
+the configs in this package.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@
     FOLDER/pytorch_model.bin         read if there is no model.safetensors
     FOLDER/preprocessor_config.json  mean and standard deviation of pixels
 
-The hub is that of Hugging Face. Configs name such an encoder by its family and
+The hub is the Hugging Face hub. Configs name such an encoder by its family and
 sizes, as in `resnet {"blocks": [3, 4, 6, 3], ...}`, so that a trained model no
 longer needs these files.
 """

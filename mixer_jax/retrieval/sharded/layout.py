@@ -44,7 +44,7 @@ _KEYS = {"format", "fingerprint", "D", "files"}  # of a manifest
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all shards of a folder have in common.
+    """Settings that all shards of a folder share.
 
     Attributes:
       fingerprint: `bundle.fingerprint` of the model.
@@ -177,13 +177,13 @@ def check(folder: paths.Path) -> None:
 
 
 def begin(folder: paths.Path, settings: Settings) -> Settings:
-    """Records the settings of a folder, unless it has the same ones.
+    """Records the settings of a folder, unless they are already recorded.
 
     Returns:
       The settings with the `device_rows` of the first run.
 
     Raises:
-      UserError: if the folder was begun with other settings.
+      UserError: if the folder has other settings.
     """
     found = _read_settings(folder)
     made_with = settings.fingerprint

@@ -1,4 +1,4 @@
-"""Divides a table into shards, in memory that does not depend on its size."""
+"""Divides a table of any size into shards, in bounded memory."""
 
 import dataclasses
 import io
@@ -85,7 +85,7 @@ def read_rows(folder: paths.Path, shard: Shard) -> pd.DataFrame:
 
 
 def _read(path: str | os.PathLike, image_roots: str) -> Iterator[pd.DataFrame]:
-    """Yields batches of a table's rows, which obey all rules but one."""
+    """Yields batches of a table's rows, checked by all rules but `REPEATED`."""
     alone = [rule for rule in rules.RULES if rule is not rules.REPEATED]
     alone += roots.rules(parts_lib.parent(path), image_roots)
     done = 0.0
@@ -142,7 +142,7 @@ class _Kept:
 
 
 def _has_repeated(hashes: BinaryIO) -> bool:
-    """Returns whether a file of uint64 holds a number twice."""
+    """Returns whether a file of uint64 contains any number twice."""
     count = hashes.tell() // 8
     passes = -(-count // _COMPARED)
     for number in range(passes):

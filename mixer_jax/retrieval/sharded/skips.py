@@ -62,7 +62,7 @@ def _message(one: Skipped, root: pathlib.Path) -> str:
 
 
 def csv_text(left_out: Sequence[Skipped]) -> str:
-    """Returns a CSV table of the samples, for people."""
+    """Returns the samples as a CSV table."""
     frame = pd.DataFrame(
         {
             "sample_id": [one.sample_id for one in left_out],

@@ -48,7 +48,7 @@ def write(
 ) -> Written | None:
     """Embeds a table's samples into a folder; resumes an interrupted run.
 
-    All processes of a command call this; of n processes, each embeds every n-th
+    All processes of a command call this; each of n processes embeds every n-th
     shard. Shards whose rows and images are unchanged are kept. No process holds
     more than one shard in memory.
 
@@ -87,8 +87,8 @@ def write(
     except OSError as error:
         raise UserError(
             f"The embeddings cannot be written to {folder}: "
-            f"{paths.reason(error)}. Once the cause is removed, the same "
-            "command resumes."
+            f"{paths.reason(error)}. Fix this, then run the same command "
+            "again to resume."
         ) from error
 
 
@@ -143,7 +143,7 @@ class _Job:
         settings: layout.Settings,
         skipping: skips.Limit,
     ):
-        """Stores what all shards have in common.
+        """Stores what all shards share.
 
         Args:
           folder: the folder of the embeddings.
@@ -160,7 +160,7 @@ class _Job:
         return _PART_BYTES + embeddings + shard.id_bytes + 8 * shard.rows
 
     def find_missing(self, shards: Sequence[Shard]) -> list[Shard]:
-        """Returns the shards that are not finished, damaged or outdated."""
+        """Returns the shards that are unfinished, damaged or outdated."""
         rows = sum(shard.rows for shard in shards)
         missing = []
         with progress.show("Checking finished shards", rows) as count:
@@ -208,7 +208,7 @@ class _Job:
                 frame = plan.read_rows(self._folder, shard)
                 stamp = self._stamp(frame)
                 made = embed(frame, shard.role, count)
-                # No need to go on if this process alone exceeds the limit.
+                # Stop early if this process alone exceeds the limit.
                 left_out += made.skipped
                 self._skipping.check(left_out)
                 self._write(shard, frame, stamp, made)
@@ -274,7 +274,7 @@ def _hash(array: np.ndarray) -> str:
 def _prepare(
     folder: paths.Path, shards: Sequence[Shard], number: int, need: int
 ) -> None:
-    """States what will be written, and removes what does not belong to it."""
+    """Prints what will be written, and removes parts of other shards."""
     if number < len(shards):
         say(f"{len(shards) - number} of {len(shards)} shards are finished.")
     if number:
@@ -299,9 +299,9 @@ def _prepare(
 def _located(
     folder: paths.Path, shard: Shard, result: Result
 ) -> Sequence[layout.Skipped]:
-    """Returns the samples left out of a shard, where the table has them now.
+    """Returns the samples left out of a shard, with their current rows.
 
-    Rows may have been inserted above since the shard was embedded.
+    Rows may have been inserted above them since the shard was embedded.
     """
     if not result.skipped:
         return ()
@@ -357,5 +357,5 @@ def _finish(
 
 
 def say(text: str) -> None:
-    """Prints a message about the work."""
+    """Prints a message about the progress."""
     terminal.say(text, console=terminal.Console(stderr=True))

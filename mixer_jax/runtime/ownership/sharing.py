@@ -8,7 +8,7 @@ from mixer_jax.runtime import paths, processes
 from mixer_jax.runtime.errors import UserError
 
 _MARK = ".shared-"
-_STALE = 3600  # seconds after which a mark belongs to no run
+_STALE = 3600  # seconds after which a marker file is stale
 
 
 def check(folder: paths.Path, subject: str, remedy: str) -> None:
@@ -20,7 +20,7 @@ def check(folder: paths.Path, subject: str, remedy: str) -> None:
       remedy: a clause that says what would work.
 
     Raises:
-      UserError: names the first process with another folder, and its host.
+      UserError: names the first process with a different folder, and its host.
     """
     place, count = processes.place()
     if count == 1:

@@ -1,4 +1,4 @@
-"""Images that a table names by an address, such as https:// or s3://.
+"""Images that a table refers to by address, such as https:// or s3://.
 
 Such an image is fetched once, by `data.prepare`, into a file beside the table.
 Its name consists of this file and the address, as in
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "fetched"  # in the folder of the table
-# How addresses begin; tests add a server of their own.
+# Prefixes of addresses; tests add their own server.
 SCHEMES = ("https://", "gs://", "s3://")
-FAILED = ".failed"  # suffix of a file with the reason why there is no image
+FAILED = ".failed"  # suffix of a file that records why an image is missing
 _FROM = "#from="
 
 
 def localize(names: pd.Series) -> pd.Series:
-    """Returns names of images, with a file for each address.
+    """Returns image names, each address prefixed with its file.
 
     Args:
       names: N cells of a table; those that are not addresses are returned
@@ -45,7 +45,7 @@ def file(address: str) -> str:
 def split(name: str) -> tuple[str, str]:
     """Returns the path in a name, and the address; "" if there is none."""
     path, _, address = name.partition(_FROM)
-    # Libraries take the address for the end of a path.
+    # Path libraries may have collapsed the slashes in the address.
     scheme, separator, rest = address.partition(":/")
     if not separator:
         return name, ""

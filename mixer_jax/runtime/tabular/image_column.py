@@ -20,7 +20,7 @@ from mixer_jax.runtime.tabular import references
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LONGEST = 4096  # bytes of a path
-_SAMPLE = 64  # rows that are read to estimate the size of a row
+_SAMPLE = 64  # rows read to estimate the size of a row
 _BATCH = 1 << 25  # bytes of images in a batch of a table
 
 
@@ -30,7 +30,7 @@ class Column:
     def __init__(self, name: str, root: Path):
         """Takes the column's name and the folder of the table."""
         self.name, self._root = name, root
-        self._first: dict[bool, str] = {}  # by kind: where it occurs first
+        self._first: dict[bool, str] = {}  # where each kind first occurs
 
     def convert(
         self, cells: pa.ChunkedArray, part: Path, start: int
@@ -121,7 +121,7 @@ def batch_rows(file: pq.ParquetFile, column: str, rows: int) -> int:
     Args:
       file: the file.
       column: the column that may hold images.
-      rows: the number of rows for a column that holds none.
+      rows: the number of rows if the column holds no images.
     """
     if not may_hold(file.schema_arrow.field(column).type):
         return rows
@@ -179,7 +179,7 @@ def to_binary(cells: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _plain(cells: pa.Array) -> pa.Array:
-    """Returns cells with the values of a dictionary in place of its indices."""
+    """Returns the cells with dictionary indices replaced by their values."""
     if pa.types.is_dictionary(cells.type):
         return cells.cast(cells.type.value_type)
     return cells

@@ -68,11 +68,11 @@ def is_filled(path: str) -> bool:
 
 
 class _File(NamedTuple):
-    """What is known about a Parquet file.
+    """Cached properties of a Parquet file.
 
     Attributes:
       name: the path of the file.
-      status: inode, size and time, by which a change is noticed.
+      status: inode, size and time, used to detect changes.
       metadata: the file's footer.
       ends: the row after the last one of each row group.
       columns: the columns that may hold images.
@@ -141,10 +141,10 @@ class _Reader:
         self._files: collections.OrderedDict[str, _File] = (
             collections.OrderedDict()
         )
-        self._cursors: list[_Cursor] = []  # the last used ones at the end
+        self._cursors: list[_Cursor] = []  # most recently used last
 
     def find(self, name: str) -> _File:
-        """Returns what is known about a file in its present state."""
+        """Returns a file's properties, read again if the file has changed."""
         found = os.stat(name)
         status = (found.st_ino, found.st_size, found.st_mtime_ns)
         with self._lock:
@@ -173,7 +173,7 @@ class _Reader:
                 self._cursors.remove(cursor)
             else:
                 cursor = _Cursor(file, group, column)
-            content = cursor.get(row)  # After an error, it is not kept.
+            content = cursor.get(row)  # On an error, drop the cursor.
             self._cursors.append(cursor)
             if len(self._cursors) > _CURSORS:
                 self._cursors.pop(0).close()

@@ -5,7 +5,7 @@ Spark, Beam and other systems write a table as a folder of CSV or Parquet files.
 
 import os
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +18,7 @@ from mixer_jax.runtime.text import quoted
 
 # Folders in which other kinds of tables record which parts are valid.
 _LOGS = {"_delta_log": "Delta Lake", ".hoodie": "Hudi"}
+_UNFINISHED = "_temporary"  # a folder that Spark removes at the end
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _CSV = (".csv", ".csv.gz")
 
@@ -35,18 +36,8 @@ def find(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    if (path / "_temporary").is_dir():
-        raise UserError(
-            f"The table {path} is not complete: it contains a folder "
-            "_temporary, which Spark removes once all parts are written."
-        )
-    for log, kind in _LOGS.items():
-        if (path / log).is_dir():
-            raise UserError(
-                f"The table {path} is a {kind} table, whose folder may contain "
-                "rows that were deleted or replaced; write its rows as plain "
-                "Parquet files to another folder."
-            )
+    special = (_UNFINISHED, *_LOGS)
+    check_folders(path, [name for name in special if (path / name).is_dir()])
     found = []
     for folder, folders, names in os.walk(
         path, followlinks=True, onerror=_unlisted
@@ -63,6 +54,32 @@ def find(path: Path) -> list[Path]:
             f"The table {path} is a folder without Parquet or CSV files."
         )
     return sorted(found)
+
+
+def check_folders(table: str | os.PathLike, folders: Collection[str]) -> None:
+    """Checks the folders directly inside the folder of a table.
+
+    Args:
+      table: the table's path, for messages.
+      folders: their names.
+
+    Raises:
+      UserError: if one of them shows that the table is still being written, or
+        may hold parts that are no longer valid.
+    """
+    if _UNFINISHED in folders:
+        raise UserError(
+            f"The table {os.fspath(table)} is not complete: it contains a "
+            f"folder {_UNFINISHED}, which Spark removes once all parts are "
+            "written."
+        )
+    for log, kind in _LOGS.items():
+        if log in folders:
+            raise UserError(
+                f"The table {os.fspath(table)} is a {kind} table, whose folder "
+                "may contain rows that were deleted or replaced; write its "
+                "rows as plain Parquet files to another folder."
+            )
 
 
 def are_csv(path: Path) -> bool:

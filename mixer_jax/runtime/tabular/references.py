@@ -62,7 +62,7 @@ def box_suffix(x1: int, y1: int, x2: int, y2: int) -> str:
 
 
 def parse(name: str | os.PathLike) -> Reference | None:
-    """Returns the reference that a name consists of; None for a path."""
+    """Returns the reference in a name; None if the name is a path."""
     name, _ = split(name)
     found = _PARSED.fullmatch(name) if "#" in name else None
     if found is None:
@@ -91,7 +91,7 @@ def files(names: Sequence[str], root: str | os.PathLike) -> list[str]:
 
 
 def label(name: str | os.PathLike) -> str:
-    """Returns how messages name an image: its file or address, row and box."""
+    """Returns a name for messages: the image's file or address, row and box."""
     reference = parse(name)
     file, box = split(name)
     if reference is not None:
@@ -104,7 +104,7 @@ def are_references(names: pd.Series) -> np.ndarray:
     """Returns which of N names are references, bool `[N]`."""
     found = names.str.contains("#", regex=False).to_numpy(bool, copy=True)
     if found.any():
-        # pandas warns of groups.
+        # pandas warns about capturing groups.
         pattern = rf".{_REFERENCE}(?:{_BOX})?$".replace("([", "(?:[")
         found[found] = names[found].str.contains(pattern)
     return found
@@ -134,7 +134,7 @@ def digest(content: bytes | memoryview) -> bytes:
 
 
 def code(content: bytes) -> str:
-    """Returns the digest of an image's bytes as it is in a reference."""
+    """Returns the digest of an image's bytes, encoded as in a reference."""
     return base64.urlsafe_b64encode(digest(content))[:_DIGEST].decode()
 
 
@@ -145,7 +145,7 @@ def decode(code: str) -> bytes:
 
 def encode(digests: Sequence[bytes]) -> pa.Array:
     """Returns digests in URL-safe base64 without padding, as Arrow strings."""
-    # Zeros at the end of 16 bytes leave the first 22 of 24 characters.
+    # Two padding bytes do not change the first 22 of the 24 characters.
     padded = b"".join(one + b"\0\0" for one in digests)
     codes = np.frombuffer(base64.urlsafe_b64encode(padded), np.uint8)
     codes = np.ascontiguousarray(codes.reshape(-1, 24)[:, :_DIGEST])

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_CHUNK = 1 << 16  # strings that are converted at once
+_CHUNK = 1 << 16  # strings converted at once
 _BATCH = 1 << 20  # strings per record batch of a file
 _COLUMN = "text"
 _SCHEMA = pa.schema([(_COLUMN, pa.large_string())])
@@ -18,7 +18,7 @@ _SCHEMA = pa.schema([(_COLUMN, pa.large_string())])
 class Strings(Sequence[str]):
     """The strings of an Arrow file, in order.
 
-    Only strings that are asked for become Python objects. A copy in another
+    Only requested strings are converted to Python objects. A copy in another
     process opens the same file.
     """
 
@@ -157,9 +157,9 @@ def is_ascending(strings: Sequence[str]) -> bool:
 def find(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
     """Finds strings in another sequence.
 
-    If both are sorted, as the category IDs of a table are, they are read once
-    and in parts, so that memory is needed for the result and a part of each.
-    Sequences in another order are compared in memory.
+    If both are sorted, like the category IDs of a table, they are read once and
+    in parts, so that only the result and one part of each are in memory.
+    Unsorted sequences are loaded whole.
 
     Args:
       names: N distinct strings.

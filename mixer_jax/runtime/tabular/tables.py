@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".csv", ".parquet")
-_ADDRESS = re.compile("[a-z][a-z0-9+]+:/")  # A path has a single slash there.
+_ADDRESS = re.compile("[a-z][a-z0-9+]+:/")  # Paths collapse the // to /.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ class FullError(Exception):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs a function in a thread of its own, on batches of submitted items.
+    """Runs a function on batches of submitted items, in its own thread.
 
     Attributes:
       seconds: the mean time per item; 0 before the first batch.

@@ -1,4 +1,4 @@
-"""Embeds small batches of queries, with programs compiled at the start.
+"""Embeds small batches of queries, with programs compiled at startup.
 
 A batch is padded to 1, 2, 4 or 8 rows, or to the number of devices if that is
 greater, so no request waits for a compilation.
@@ -46,7 +46,7 @@ class Encoder:
         self.model, self._max_pixels = model, max_pixels
 
     def compile(self) -> None:
-        """Compiles the programs of all sizes of batches."""
+        """Compiles the programs for all batch sizes."""
         blank = decoding.blank(self.model.image_size)
         size = 1
         while size <= SIZE:

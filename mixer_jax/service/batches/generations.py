@@ -1,7 +1,7 @@
-"""The opened index, which is replaced when the index has been built again.
+"""The open index, which is replaced when the index is rebuilt.
 
-A generation is an opened index with its compiled encoder. Requests that began
-with one finish with it; it is closed after the last of them.
+A generation is an open index with its compiled encoder. Each request uses one
+generation throughout; an old generation is closed after its last request.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from mixer_jax.service.stores.local import LocalStore
 
 MAX_K = 1000  # the maximum number of items that a client can ask for
 
-# Opens the index; may use the given model if it is the index's.
+# Opens the index; may reuse the given model if the index was built with it.
 Open = Callable[[Model | None], Index]
 
 
@@ -31,11 +31,11 @@ def opener(
     workdir: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
 ) -> Open:
-    """Returns what opens an index in a folder; see `opening.open_with`."""
+    """Returns a function that opens an index; see `opening.open_with`."""
 
     def open_(model: Model | None) -> Index:
         if model is not None:
-            # A model that embedded something else is an error.
+            # Raises if this is not the model that the index was built with.
             with contextlib.suppress(UserError):
                 return opening.open_with(folder, model, images=images)
         return opening.open_with(folder, workdir=workdir, images=images)
@@ -44,7 +44,7 @@ def opener(
 
 
 class Generation:
-    """An opened index, with its encoder.
+    """An open index, with its encoder.
 
     Attributes:
       index: the index.
@@ -91,7 +91,7 @@ class Generation:
             self.index.close()
 
     def is_stale(self) -> bool:
-        """Returns whether the index was built again since it was opened."""
+        """Returns whether the index has been rebuilt since it was opened."""
         store = self.index.store
         if not isinstance(store, LocalStore):
             return False
@@ -156,7 +156,7 @@ class Generations:
         return True
 
     def close(self) -> None:
-        """Ends the use of the index."""
+        """Closes the index once its last request has finished."""
         self.current.retire()
 
     def __enter__(self) -> "Generations":

@@ -58,7 +58,7 @@ Answer = list[Hit] | np.ndarray | Exception
 
 
 class Admission:
-    """Limits the queries between "received" and "answered"."""
+    """Limits the number of queries that are being answered."""
 
     def __init__(self, limit: int, seconds: Callable[[], float]):
         """Sets the maximum number of queries.
@@ -82,13 +82,13 @@ class Admission:
             self.held += count
 
     def leave(self, count: int = 1) -> None:
-        """Ends the counting of queries."""
+        """Stops counting queries."""
         with self._lock:
             self.held -= count
 
 
 class Searches:
-    """Answers jobs in batches, in a thread of its own.
+    """Answers jobs in batches, in its own thread.
 
     Attributes:
       admission: counts the queries that are being answered.

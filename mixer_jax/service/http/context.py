@@ -1,4 +1,4 @@
-"""What the handlers of all requests share."""
+"""State shared by the handlers of all requests."""
 
 import contextlib
 import math
@@ -59,19 +59,19 @@ class Service:
     def _add_gauges(self) -> None:
         admission, generations = self.searches.admission, self.generations
         for name, text, read in (
-            ("queries_in_flight", "Queries now.", lambda: admission.held),
+            ("queries_in_flight", "Queries in flight.", lambda: admission.held),
             ("queries_limit", "Maximum queries.", lambda: admission.limit),
             ("generation", "Opened generations.", lambda: generations.count),
             (
                 "index_items",
-                "Items of the index.",
+                "Items in the index.",
                 lambda: generations.current.index.store.count(),
             ),
         ):
             self.metrics.gauge(name, text, read)
 
     def close(self) -> None:
-        """Finishes what was begun."""
+        """Finishes the pending searches and records."""
         self.searches.close()
         if self.recorder is not None:
             self.recorder.close()
@@ -94,7 +94,7 @@ class Service:
             self.searches.admission.leave(count)
 
     def require_room(self) -> None:
-        """Refuses a query whose body would be read in vain.
+        """Rejects a query before its body is read if there is no room for it.
 
         Raises:
           HTTPException: 503 if too many queries are in flight.
@@ -134,7 +134,7 @@ class Service:
             try:
                 return work(generation)
             except UserError:
-                # The index may have been built again a moment ago.
+                # The index may have been rebuilt in the meantime.
                 if not generation.is_stale():
                     raise
         self.generations.refresh()

@@ -24,9 +24,9 @@ from mixer_jax.service.http.context import Service
 from mixer_jax.service.http.parameters import bad
 from mixer_jax.service.http.searches import finished
 
-MAX_INPUTS = 256  # in a request
+MAX_INPUTS = 256  # per request
 FORMATS, TYPES = ("float", "base64"), ("query", "document")
-# Keys of OpenAI's API that make no difference here.
+# Keys of OpenAI's API that have no effect here.
 _IGNORED = ("model", "user")
 KEYS = ("input", "encoding_format", "input_type", *_IGNORED)
 
@@ -60,7 +60,7 @@ class _Handler:
                 inputs, form = await service.decode(
                     lambda: _parse(upload.content)
                 )
-                # More inputs than a batch wait for the first of them.
+                # Count at most one batch: further inputs wait for it.
                 held = min(len(inputs), SIZE) - 1
                 stack.enter_context(service.admitted(held))
                 generation = stack.enter_context(service.generations.use())

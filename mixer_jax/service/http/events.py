@@ -15,7 +15,7 @@ from mixer_jax.service.http.context import Service
 from mixer_jax.service.http.parameters import bad
 from mixer_jax.service.http.recording import Click, Recorder
 
-MAX_EVENTS = 100  # in a request
+MAX_EVENTS = 100  # per request
 KEYS = ("search_id", "item_id", "position")
 _DAY = 86_400_000_000  # microseconds
 
@@ -72,14 +72,14 @@ def _click(given: Any, days: int) -> Click:
     age = time.time_ns() // 1000 - search.time if search else -1
     if search is None or not 0 <= age <= days * _DAY:
         raise bad(
-            "search_id is not that of a recorded search; send the search_id of "
-            "the response, and only for searches by a picture."
+            "search_id is not the ID of a recorded search; send the search_id "
+            "of the response, and only for searches by a picture."
         )
     if not isinstance(item, str) or not item:
         raise bad("item_id is missing; send the id of the clicked item.")
     position = given.get("position", -1)
     if type(position) is not int or not -1 <= position < 1_000_000:
-        raise bad("position must be a whole number; the first item has 0.")
+        raise bad("position must be a whole number, counted from 0.")
     return Click(search, item, position)
 
 

@@ -21,8 +21,8 @@ from mixer_jax.service.http.searches import image_url
 from mixer_jax.service.http.uploads import Upload
 from mixer_jax.service.stores.interface import Item
 
-MAX_ITEMS = 1000  # in a request
-MAX_IMAGES = 64  # of an item
+MAX_ITEMS = 1000  # per request
+MAX_IMAGES = 64  # per item
 TEXTS = ("id", "text", "group", "category")
 KEYS = (*TEXTS, "fields", "image", "images", "vector")
 
@@ -161,7 +161,7 @@ def _one(upload: Upload, id: str) -> Entry:
             text = given["fields"].encode()
             given["fields"] = parameters.read_json(text, "fields")
     if given.setdefault("id", id) != id:
-        raise bad(f"The URL names item {quoted(id)}, and the body another.")
+        raise bad(f"The URL names item {quoted(id)}, but the body another.")
     entry = check(given)
     if not upload.is_json and upload.content:
         entry["images"].append(upload.content)
@@ -195,7 +195,7 @@ def check(given: Any) -> Entry:
     given = {name: one for name, one in given.items() if one is not None}
     id = given.get("id")
     if not isinstance(id, str) or not id:
-        raise bad("An item has no id, a text that is not empty.")
+        raise bad("An item has no id; it must be a non-empty text.")
     for name, value in given.items():
         if name not in KEYS:
             hint = did_you_mean(name[:20], KEYS) or ";"
@@ -233,7 +233,9 @@ def _vectors(id: str, vector: Any) -> np.ndarray | None:
     try:
         return np.atleast_2d(np.array(vector, np.float32))
     except (TypeError, ValueError) as error:
-        raise bad(f"vector of item {quoted(id)} is not numbers.") from error
+        raise bad(
+            f"vector of item {quoted(id)} is not a list of numbers."
+        ) from error
 
 
 def _upsert(generation: Generation, entries: Sequence[Entry]) -> None:

@@ -51,8 +51,8 @@ def load(source: str, option: str) -> tuple[bytes, ...]:
         raise UserError(f"{option}: {where} has no key.")
     if any(len(key) < _MIN_LENGTH or not key.isascii() for key in keys):
         raise UserError(
-            f"{option}: a key in {where} is too short or not ASCII; make one "
-            "of 16 or more characters, as `openssl rand -hex 32` does."
+            f"{option}: a key in {where} is too short or not ASCII; generate "
+            "one of 16 or more characters, e.g. with `openssl rand -hex 32`."
         )
     return tuple(key.encode() for key in keys)
 
@@ -61,9 +61,9 @@ class Keys(NamedTuple):
     """The keys of a service.
 
     Attributes:
-      read: keys for reading; reading is open without any.
-      write: keys for writing, which also allow reading; writing is off without
-        any.
+      read: keys for reading; if empty, anyone may read.
+      write: keys for writing, which also allow reading; if empty, writing is
+        off.
     """
 
     read: Sequence[bytes] = ()
@@ -102,7 +102,7 @@ def _given(request: Request) -> bytes:
 
 
 def _matches(request: Request, keys: Sequence[bytes]) -> bool:
-    """Compares with all keys, in a time that does not depend on them."""
+    """Compares with all keys in constant time."""
     given, found = _given(request), False
     for key in keys:
         found |= hmac.compare_digest(given, key)

@@ -16,7 +16,7 @@ _PREFIX = "mixer_"
 
 
 class Counter:
-    """Numbers that only grow, one per combination of labels."""
+    """Numbers that only increase, one per combination of labels."""
 
     kind = "counter"
 
@@ -41,7 +41,7 @@ class Counter:
 
 
 class Gauge:
-    """A number that is read when it is asked for."""
+    """A number that is read at each scrape."""
 
     kind = "gauge"
 

@@ -16,7 +16,7 @@ from mixer_jax.service.batches.generations import MAX_K
 from mixer_jax.service.batches.searching import Options
 
 DEFAULT_K, MAX_OFFSET, MAX_TEXT = 12, 10_000, 10_000
-MAX_QUERIES = 16  # in a request with several
+MAX_QUERIES = 16  # per request
 _MAX_SIDE = 999_999_999  # pixels, as in `data.images.crops`
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _DATA_URL = re.compile(r"data:[^,]{0,200},")
@@ -92,7 +92,7 @@ PARAMETERS: dict[str, Parameter] = {
             "description": "the minimum cosine",
         }
     ),
-    "group_by": _text("a field: only the nearest item of each value", 64),
+    "group_by": _text("a field; keep only the nearest item of each value", 64),
 }
 
 
@@ -270,7 +270,7 @@ def decode_image(text: Any, name: str) -> bytes:
 
 
 def bad(message: str) -> HTTPException:
-    """Returns an error for a request that can never be answered."""
+    """Returns the error for an invalid request."""
     return HTTPException(400, message)
 
 

@@ -31,7 +31,7 @@ from mixer_jax.data.images import faults
 from mixer_jax.runtime import files
 from mixer_jax.runtime.tabular import references
 
-MAX_BYTES = 64_000_000  # of a file of events
+MAX_BYTES = 64_000_000  # per file of events
 _BACKLOG = 1000  # searches and clicks that may wait to be written
 _MAX_HELD = 100_000_000  # bytes of their pictures
 _DAY = 86_400  # seconds
@@ -44,7 +44,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class Search(NamedTuple):
-    """What identifies a search; see `parse`.
+    """The identity of a search; see `parse`.
 
     Attributes:
       time: microseconds since 1970.
@@ -70,13 +70,13 @@ class Click(NamedTuple):
 
 
 def parse(text: str) -> Search | None:
-    """Returns the search with an ID; None if there can be none."""
+    """Parses the ID of a search; returns None if it is invalid."""
     found = _SEARCH.fullmatch(text)
     return Search(int(found[1]), *found.groups()[1:]) if found else None
 
 
 class Recorder:
-    """Writes events in a thread of its own; errors never stop a search.
+    """Writes events in its own thread; errors never stop a search.
 
     Attributes:
       days: how long files and pictures are kept.
@@ -159,7 +159,7 @@ class Recorder:
     ) -> None:
         try:
             work(*arguments)
-        except Exception as error:  # A search must not fail for it.
+        except Exception as error:  # The search must not fail.
             self.on_loss()
             if not self._is_reported:
                 reason = files.reason(error)
@@ -194,7 +194,7 @@ class Recorder:
             self._write_table()
 
     def _current(self) -> IO[str]:
-        """Returns the open file of this day."""
+        """Returns the open file for today."""
         day = _today()
         if self._file is not None:
             if day == self._day and self._file.tell() < self._max_bytes:
@@ -210,7 +210,7 @@ class Recorder:
         return file
 
     def _expire(self) -> None:
-        """Removes what is older than the given number of days."""
+        """Removes files and pictures older than `days`."""
         oldest = time.time() - self.days * _DAY
         found = [*self._folder.glob("events-*.jsonl"), *_files(self._pictures)]
         for path in found:

@@ -53,8 +53,8 @@ def document() -> Schema:
             },
             "/v1/embeddings": {"post": _embed()},
             "/v1/events": {"post": _click()},
-            "/healthz": {"get": _health("Says that the process runs.")},
-            "/readyz": {"get": _health("Says that searches are answered.")},
+            "/healthz": {"get": _health("Returns whether the process runs.")},
+            "/readyz": {"get": _health("Returns whether searches work.")},
             "/metrics": {"get": _plain("Metrics in the format of Prometheus.")},
         },
         "components": {

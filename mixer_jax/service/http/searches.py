@@ -173,7 +173,7 @@ def _unit(vector: np.ndarray, dim: int) -> np.ndarray:
         )
     norm = np.linalg.norm(vector.astype(np.float64))
     if not norm:
-        raise parameters.bad("vector is zero, which is similar to nothing.")
+        raise parameters.bad("vector is zero, so it has no direction.")
     return (vector / norm).astype(np.float32)
 
 

@@ -24,7 +24,7 @@ def with_tracing(
 ) -> ASGIApp:
     """Returns the application with request IDs, metrics and a log.
 
-    A request's header X-Request-ID is taken over if it is sane. The ID is in
+    A valid X-Request-ID header of the request is kept. The ID is in
     the response's header, in `scope["state"]["request_id"]`, and in the log.
 
     Args:

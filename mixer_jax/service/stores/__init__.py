@@ -1,1 +1,1 @@
-"""Stores of an index's items: what is searched, and how it is kept."""
+"""Stores for an index's items: storage on disk, and search."""

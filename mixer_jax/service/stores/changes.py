@@ -16,7 +16,7 @@ from mixer_jax.service.stores.interface import Item, Vector
 def check(
     items: Sequence[Item], declared: Mapping[str, str], dim: int
 ) -> list[Item]:
-    """Returns valid items with unit embeddings; the last of each ID.
+    """Returns valid items with unit embeddings; the last one for each ID.
 
     Raises:
       UserError: names the first item that is invalid.
@@ -39,8 +39,8 @@ def check(
 def _check_texts(item: Item) -> None:
     if not isinstance(item.id, str) or not item.id:
         raise UserError(
-            f"An item has the ID {quoted(item.id)}; an ID is a string that is "
-            "not empty."
+            f"An item has the ID {quoted(item.id)}; an ID must be a non-empty "
+            "string."
         )
     values = [one for one in item.fields.values() if isinstance(one, str)]
     for text in (item.id, item.text, item.group, item.category, *values):

@@ -4,7 +4,7 @@
     {"brand": ["acme", "zenith"]}         any of these
     {"price": {"min": 1, "max": 5}}       a range, either end may be missing
 
-All conditions must hold. An item without the field meets none.
+All conditions must hold. An item without the field never matches.
 """
 
 import json
@@ -89,7 +89,7 @@ def _range(
 
 
 def _check(name: str, value: Any, kind: str) -> Any:
-    """Returns a value of the kind; raises a `UserError` for another one."""
+    """Returns a value; raises a `UserError` if it is of another kind."""
     value = fields.plain(value)
     if fields.kind_of(value) != kind:
         raise UserError(

@@ -3,12 +3,12 @@
     meta      properties of the index, as JSON by key
     items     one row per item
     vectors   one row per vector; a row never changes its number or embedding,
-              and numbers are never used again
+              and numbers are never reused
     pictures  thumbnails
     removals  the numbers of removed vectors, in order
 
 The last number of `vectors` and the last sequence of `removals` tell a reader
-what has happened since it looked. A transaction is synced to disk before the
+what has changed since its last read. A transaction is synced to disk before the
 call that made it returns.
 """
 
@@ -95,7 +95,7 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection; commits after the block, or undoes it."""
+        """Yields the connection; commits after the block, or rolls back."""
         with self._lock, self._explained():
             with self._transaction("IMMEDIATE"):
                 yield self._connection
@@ -130,7 +130,7 @@ class Database:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Closes the file; the last to close it removes its log."""
+        """Closes the file; the last connection to close removes the log."""
         with self._lock:
             self._connection.close()
 
@@ -145,7 +145,7 @@ class Database:
             yield
             self._connection.execute("COMMIT")
         except BaseException:
-            # SQLite has already undone some failed transactions.
+            # SQLite has already rolled back some failed transactions.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
@@ -224,12 +224,12 @@ def _connect(path: pathlib.Path, mode: str) -> sqlite3.Connection:
 
 
 def explain(error: sqlite3.Error, path: pathlib.Path) -> UserError:
-    """Returns an error for people."""
+    """Converts an SQLite error to a `UserError` that names a remedy."""
     name = getattr(error, "sqlite_errorname", "")
     subject = f"The index in {path.parent}"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return PassingError(
-            f"{subject} is being written by another process for more than "
+            f"{subject} has been locked by another process for more than "
             f"{_TIMEOUT:.0f} seconds; try again later."
         )
     if name.startswith("SQLITE_FULL"):

@@ -1,8 +1,8 @@
-"""Embeddings as bytes, and how much they lose.
+"""Embeddings as bytes, and the loss of each encoding.
 
     f32   float32, 4 D bytes; lossless
     f16   float16, 2 D bytes
-    int8  integers of 8 bits, scaled per embedding, D bytes
+    int8  8-bit integers, scaled per embedding, D bytes
 
 The loss of an embedding is the distance between the unit vector and what is
 read back: no cosine with a unit vector is off by more.

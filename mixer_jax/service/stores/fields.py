@@ -21,7 +21,7 @@ BUILT_IN = {"group": TEXT, "category": TEXT}
 # Other properties of items, and columns of tables.
 _TAKEN = {*BUILT_IN, "id", "text", "score", "image", "embedding"}
 _TAKEN |= {"sample_id", "item_id", "category_id", "role", "split"}
-# Names are parts of a JSON path, which has no escapes, and of columns.
+# Names become column names and parts of JSON paths, which have no escapes.
 _NAME = re.compile(r'[^"\\\x00-\x1f:,]{1,64}')
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -51,8 +51,8 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
             )
         if name in _TAKEN:
             raise UserError(
-                f"A field cannot have the name {name!r}, which items have "
-                "anyway; choose another name."
+                f"A field cannot have the name {name!r}, which is reserved; "
+                "choose another name."
             )
         if kind not in KINDS:
             hint = did_you_mean(str(kind), KINDS) or "."
@@ -64,7 +64,7 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """Returns a scalar of NumPy as one of Python, and others unchanged."""
+    """Converts a NumPy scalar to a Python one; keeps other values unchanged."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -152,6 +152,6 @@ def read(cell: str, name: str, kind: str, where: str) -> Value | None:
             return int(value) if value.is_integer() else value
     what = "a number" if kind == NUMBER else "true or false"
     raise UserError(
-        f"{where}, column {name}: {quoted(cell)} is not {what}, as the field's "
-        "declaration says."
+        f"{where}, column {name}: {quoted(cell)} must be {what}, as the "
+        "field's kind requires."
     )

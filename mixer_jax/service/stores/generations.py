@@ -30,7 +30,7 @@ _REMEDY = "build it again in another folder"
 
 
 class _UnreadableError(UserError):
-    """Error for an index that is whole, but of an old format or unfinished."""
+    """Error for an index that is intact, but unfinished or in an old format."""
 
 
 def read(folder: str | os.PathLike) -> pathlib.Path:
@@ -132,7 +132,7 @@ def begin(
 
 
 def _first_number(folder: pathlib.Path, current: str) -> int:
-    """Returns a number for the first vector that no other one has had."""
+    """Returns a number for the first vector that was never used before."""
     if not current:
         return 1
     with using(folder / current) as old, old.reading() as connection:
@@ -168,7 +168,7 @@ def using(path: pathlib.Path) -> Iterator[database.Database]:
 
 
 def lock_users(path: pathlib.Path) -> int:
-    """Returns a file descriptor that keeps a file of items while it is open.
+    """Returns a file descriptor; the file of items is kept while it is open.
 
     Raises:
       OSError: if the file has just been removed.
@@ -178,7 +178,7 @@ def lock_users(path: pathlib.Path) -> int:
     except OSError:
         if os.access(path.parent, os.W_OK):
             raise
-        return os.open(path.parent, os.O_RDONLY)  # Nobody can remove files.
+        return os.open(path.parent, os.O_RDONLY)  # files cannot be removed
     # Without locks, as on some network file systems, files may be removed
     # while they are used, which does not harm the processes that use them.
     with contextlib.suppress(OSError):
@@ -234,7 +234,7 @@ def _users(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _unused(path: pathlib.Path) -> Iterator[None]:
-    """Keeps others from using a file; raises `OSError` if any use it."""
+    """Keeps others from using a file; raises `OSError` if it is in use."""
     lock = os.open(_users(path), os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What every store of an index offers, and what it stores.
+"""The interface of an index's stores, and the types that they store.
 
 An item has one or more vectors, for example one per picture. A search compares
 the query with each vector, and an item's best vector counts.
@@ -32,7 +32,7 @@ class Vector(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What a search can find.
+    """An item that a search can find.
 
     Attributes:
       id: unique in its store, not empty.
@@ -87,12 +87,12 @@ class Picture(NamedTuple):
 class Store(Protocol):
     """Items with their embeddings; all methods are thread-safe.
 
-    What a method has written when it returns survives a crash.
+    Once a method has returned, its writes survive a crash.
 
     Attributes:
       dim: D, the number of elements of an embedding.
       fingerprint: `bundle.fingerprint` of the model of all embeddings; "" if
-        they are of no known model.
+        their model is unknown.
       fields: the kinds of the declared fields, by name.
     """
 
@@ -130,8 +130,7 @@ class Store(Protocol):
           where: the items to search; see `conditions`.
           offset: the number of nearest items to leave out.
           min_score: the minimum cosine.
-          group_by: a field; of the items with the same value, only the nearest
-            is returned.
+          group_by: a field; only the nearest item of each value is returned.
         """
 
     def count(self) -> int:
@@ -144,7 +143,7 @@ class Store(Protocol):
         """Yields all items, in lists of at most `size`."""
 
     def flush(self) -> None:
-        """Moves everything from logs into its final place."""
+        """Writes all logs back to their files."""
 
     def close(self) -> None:
-        """Ends the use of the store."""
+        """Closes the store."""

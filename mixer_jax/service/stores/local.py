@@ -29,7 +29,7 @@ class LocalStore:
     """Items in a folder of this machine; implements `interface.Store`.
 
     Other processes may read and write the same folder. Each search sees all
-    writes that were acknowledged before it began, by whichever process.
+    writes that were acknowledged before it began, by any process.
 
     Attributes:
       path: the file of the generation; see `generations`.
@@ -145,7 +145,7 @@ class LocalStore:
 
     @property
     def loss(self) -> encoding.Loss:
-        """What storing embeddings with fewer bits has lost."""
+        """The loss from storing embeddings with fewer bits."""
         with self._database.reading() as connection:
             return reading.loss(connection)
 
@@ -284,11 +284,11 @@ class LocalStore:
             last = ids[-1]
 
     def flush(self) -> None:
-        """Copies what was written from SQLite's log into the file."""
+        """Writes SQLite's log back to the file."""
         self._database.flush()
 
     def close(self) -> None:
-        """Ends the use of the store, and removes unused generations."""
+        """Closes the store, and removes unused generations."""
         if self._lock is None:
             return
         self._database.close()
@@ -316,8 +316,8 @@ class LocalStore:
     def _check_current(self) -> None:
         if generations.read(self.path.parent) != self.path:
             raise UserError(
-                f"The index in {self.path.parent} was built again since it was "
-                "opened; open it again to change it."
+                f"The index in {self.path.parent} has been rebuilt since it "
+                "was opened; open it again to change it."
             )
 
     def _units(self, queries: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from mixer_jax.service.stores import database, encoding
 
 _BATCH = 1 << 16  # vectors read at once
 _QUIET = 1 << 18  # vectors that are loaded without showing progress
-_SPARE = 8  # an eighth more rows than there are fit without growing
+_SPARE = 8  # reserve room for 1/8 more rows
 _FEW = 1024  # removed rows that are never worth a reload
 
 
@@ -44,14 +44,24 @@ class Memory:
         return len(self.numbers)
 
     def refresh(self, connection: sqlite3.Connection) -> bool:
-        """Applies what has changed; returns whether anything has.
+        """Applies all changes; returns whether there were any.
 
         Args:
-          connection: in a transaction, whose state the copy then has.
+          connection: in a transaction; the copy then has its state.
         """
         now = database.last_numbers(connection)
         if now == self._seen:
             return False
+        try:
+            self._apply(connection)
+        except BaseException:
+            # Half of the changes may have been applied; load everything again.
+            self._clear()
+            raise
+        self._seen = now
+        return True
+
+    def _apply(self, connection: sqlite3.Connection) -> None:
         gone = _fetch(
             connection,
             "SELECT number FROM removals WHERE sequence > ? AND number <= ?",
@@ -64,8 +74,6 @@ class Memory:
             self._rows.remove(self.rows_of(gone))
             self._removed = removed
         self._append(connection)
-        self._seen = now
-        return True
 
     def search(
         self, queries: np.ndarray, k: int, allowed: np.ndarray | None
@@ -84,7 +92,7 @@ class Memory:
             f"SELECT count(*) {where}", [last]
         ).fetchone()
         if not len(self):
-            # Room for additions: programs are compiled again as rows grow.
+            # Reserve room for additions: growing recompiles programs.
             room = total + total // _SPARE
             self._rows = rows_lib.Rows(self._dim, self._mesh, capacity=room)
         if total < _QUIET:

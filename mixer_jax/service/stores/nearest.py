@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from mixer_jax.search import rows as rows_lib
 from mixer_jax.service.stores import conditions, memory, reading
 
-# Searches ask for at least this many vectors: few programs are compiled.
+# Minimum number of vectors per search, so that few programs are compiled.
 _MIN_WIDTH = 128
 _CACHED = 32  # filters whose rows are remembered
 
@@ -86,9 +86,9 @@ class Nearest:
         keys: np.ndarray,
         allowed: np.ndarray | None,
     ) -> list[tuple[int, float]]:
-        """Searches on without the keys that were found, for at least `count`.
+        """Finds further keys until there are at least `count`.
 
-        The nearest vectors may be those of few items or groups.
+        The nearest vectors may all belong to a few items or groups.
         """
         left = np.ones(len(keys), bool) if allowed is None else allowed.copy()
         new = best

@@ -1,11 +1,11 @@
 """A cache of arrays that are expensive to compute, verified by checksums.
 
-    FOLDER/key.json   identifies what the arrays were computed from, and how
+    FOLDER/key.json   identifies the inputs and the computation of the arrays
     FOLDER/done.json  the checksum of every complete block
     FOLDER/NAME.npy   the arrays
 
 A block is a range of rows of the arrays that are computed together. Its
-checksum is stored when it is complete, and compared whenever the folder is
+checksum is stored when it is complete, and verified whenever the folder is
 opened: blocks without a checksum, or with a different one, are computed again.
 """
 
@@ -50,8 +50,8 @@ def prepare(
     Args:
       folder: the folder of the arrays.
       shapes: the shapes and dtypes of the arrays.
-      key: identifies what the arrays are computed from, and how; a folder with
-        another key is emptied.
+      key: identifies the inputs and the computation of the arrays; a folder
+        with another key is emptied.
       source: the source of the arrays, for messages.
       say: called with a message about the arrays and their size before they are
         computed.

@@ -3,9 +3,9 @@
     FOLDER/query.npy     f32 [queries, D], unit embeddings
     FOLDER/document.npy  f32 [documents, D]
 
-If only the proxies are trained, a step needs no more than the embedding of each
-sample: D numbers, instead of the patches and tokens in `feature_store`.
-Embeddings are computed, reused and repaired like the features there.
+If only the proxies are trained, a step needs only the embedding of each sample:
+D numbers, instead of the patches and tokens in `feature_store`. Embeddings are
+computed, reused and repaired like the features there.
 """
 
 import functools
@@ -48,7 +48,7 @@ class EmbeddingStore(stored.StoredContent):
         """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
-          rows: int [B], positions of samples of this role; -1 for an empty one.
+          rows: int [B], positions of samples of this role; -1 gives zeros.
           role: "query" or "document".
 
         Returns:

@@ -51,7 +51,7 @@ class FeatureStore(stored.StoredContent):
         """Returns the inputs that `Mixer` takes instead of images and texts.
 
         Args:
-          rows: int [B], positions of samples; -1 for an empty one.
+          rows: int [B], positions of samples; -1 gives zeros.
           role: "query" or "document".
 
         Returns:
@@ -83,7 +83,7 @@ def make(
       config: the stage's config.
       model: the model with the encoders.
       variables: `params` and `batch_stats` of the model.
-      mesh: the mesh that batches are split over.
+      mesh: the mesh over which batches are split.
       say: called with messages about the size and about damaged blocks.
 
     Raises:

@@ -127,11 +127,11 @@ def compute(
     Args:
       encode: maps variables and a batch of the role to outputs `[B, ...]`.
       rows: int, positions of the samples.
-      role: "query" or "document", the role to read them in.
+      role: the role of the samples in the batch, "query" or "document".
       inputs: the samples and the tokenizer.
       config: the stage's config.
       variables: the first argument of `encode`.
-      mesh: the mesh that batches are split over.
+      mesh: the mesh over which batches are split.
     """
     # Replicated, because every process stores all rows.
     encode = jax.jit(encode, out_shardings=mesh_lib.replicated(mesh))

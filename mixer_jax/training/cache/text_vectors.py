@@ -4,7 +4,7 @@
     FOLDER/mask.npy     bool [texts, L]
 
 Each text is encoded once, however many samples contain it and however many
-epochs there are, also in stages that train the image encoder. See
+epochs there are, even in stages that train the image encoder. See
 `feature_store` for how the arrays are read, completed, repaired and replaced.
 """
 
@@ -47,14 +47,14 @@ class TextVectors:
         if array_files.read_key(self._folder) != self._key:
             raise UserError(
                 f"The stored features in {self._folder} were replaced by those "
-                "of another run. Set data.features to a folder of its own for "
+                "of another run. Set data.features to a separate folder for "
                 "each run."
             )
         self._vectors, self._mask = (
             np.load(self._folder / f"{name}.npy", mmap_mode="r")
             for name in _NAMES
         )
-        # Otherwise, the model reads no text.
+        # Fewer stored vectors than texts: the model reads no text.
         texts = len(self._samples.first_text)
         self._reads_text = texts <= len(self._vectors)
 
@@ -70,7 +70,7 @@ class TextVectors:
         """Returns the inputs that `Mixer` takes instead of tokens.
 
         Args:
-          rows: int [B], positions of samples; -1 for an empty one.
+          rows: int [B], positions of samples; -1 gives zeros.
 
         Returns:
           `token_vectors` bf16 [B, L, Ct] and `token_mask` bool [B, L].
@@ -113,10 +113,10 @@ def make(
 def files(
     texts: int, config: ConfigDict, model: nn.Module, variables: PyTree
 ) -> array_files.Shapes:
-    """Returns the shapes and dtypes of the arrays of a number of texts.
+    """Returns the shapes and dtypes of the arrays for `texts` texts.
 
-    Empty files have one row of zeros, and so have the vectors of a model
-    without a text encoder.
+    Empty files have one row of zeros, as do the vectors of a model without a
+    text encoder.
     """
     length, count = config.data.text_length, max(texts, 1)
     vectors = (1, length, 1)

@@ -15,12 +15,12 @@ from mixer_jax.runtime.tabular import strings
 from mixer_jax.runtime.tabular.strings import Strings
 
 FILE = "categories.arrow"
-_OLD = "categories.json"  # of earlier versions
+_OLD = "categories.json"  # written by earlier versions
 _PART = 2**24  # bytes copied at once
 
 
 def write(workdir: paths.Path, category_ids: Sequence[str]) -> None:
-    """Writes the IDs in parts of bounded size; the file is replaced at once.
+    """Writes the IDs in parts of bounded size; replaces the file atomically.
 
     Raises:
       Exception: one of `paths.failures` if the file cannot be written.

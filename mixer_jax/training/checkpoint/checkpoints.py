@@ -356,7 +356,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
 
     Raises:
       UserError: if there is no checkpoint, or if it is damaged or its shapes
-        are not those of its config.
+        do not match its config.
     """
     workdir_lib.trained_step(workdir)  # Raises if there is no checkpoint.
     layout = mesh_lib.replicated(mesh or mesh_lib.make_mesh())

@@ -1,8 +1,7 @@
 """Checksums of a checkpoint's files, written when it is complete.
 
-Bits may flip on a disk, and the checkpoint format does not detect that in the
-values of an array. `FOLDER/checksums.json` holds the size and CRC-32 of every
-other file.
+Bits may flip on a disk, and the checkpoint format does not detect this in array
+values. `FOLDER/checksums.json` holds the size and CRC-32 of every other file.
 
 Only local folders have checksums: a bucket verifies its objects itself, when
 they are written, stored and read.
@@ -93,8 +92,8 @@ def _checked(name: str) -> str:
 class BackgroundChecks:
     """Checks new checkpoints in the background.
 
-    It writes checksums for complete checkpoints; `finish` reports what the
-    others lack.
+    It writes checksums for complete checkpoints; `finish` reports what
+    incomplete ones lack.
     """
 
     def __init__(
@@ -147,7 +146,8 @@ class BackgroundChecks:
     def _wait(self, folder: paths.Path) -> bool:
         """Waits for a complete folder; returns False if stopped before that."""
         # A checkpoint is written under another name and renamed when complete.
-        # Read the stop flag before each check: it may appear in between.
+        # Read the stop flag before each check, because the checkpoint may be
+        # completed in between.
         last = self._over.is_set()
         while not self._is_whole(folder):
             if last:

@@ -70,14 +70,14 @@ class SavedProxies(NamedTuple):
 def open_proxies(workdir: str | os.PathLike) -> SavedProxies:
     """Opens the proxies of a workdir's last checkpoint without using a device.
 
-    The rows do not depend on the number of devices that saved them. Of several
-    processes, which must all call this, process 0 compares checksums.
+    The rows do not depend on the number of devices that saved them. All
+    processes must call this; process 0 compares checksums.
 
     Raises:
       UserError: if there is no checkpoint, or it is damaged.
     """
     while True:
-        # A run in training may save and delete steps meanwhile.
+        # A run that is still training may save and delete steps meanwhile.
         step = processes.gather("step", workdir_lib.trained_step(workdir))[0]
         found, removed = None, None
         try:
@@ -204,10 +204,10 @@ def file_size(target: int, arrays: Any, args: Any) -> int:
     """Returns the target size in bytes of files that hold arrays.
 
     A file's content is kept in memory until it is written; an object in a
-    bucket is uploaded in one request, which is repeated if it fails. So several
-    files are better than a huge one. The size is never below that of a chunk:
-    Orbax would otherwise split the chunk, into single rows if their number is
-    prime.
+    bucket is uploaded in one request, which is retried if it fails. Several
+    files are therefore better than one huge file. The size is never below that
+    of a chunk: Orbax would otherwise split the chunk, into single rows if their
+    number is prime.
 
     Args:
       target: `FILE` or `OBJECT`.
@@ -246,7 +246,7 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return fitting[-1] if fitting else next(larger, rows)
 
 
-# The remedy if there is no other checkpoint to resume from.
+# The remedy if there is no other checkpoint.
 ONLY = "There is no other one. Delete that folder to train from scratch."
 
 
@@ -275,12 +275,12 @@ def damaged(where: paths.Path, reason: str) -> DamagedError:
     """Returns the error for a checkpoint that cannot be read.
 
     Raises:
-      UserError: if its files have not been fetched, which is no damage.
+      UserError: if its files are not damaged but have not been fetched.
     """
     if not where.exists():
         return RemovedError(
-            f"The checkpoint {where} was removed while it was being read: a "
-            "run in training deletes old checkpoints as it saves new ones.",
+            f"The checkpoint {where} was removed while it was being read: "
+            "a training run deletes old checkpoints as it saves new ones.",
             "Run this command again.",
         )
     if not paths.is_remote(where):

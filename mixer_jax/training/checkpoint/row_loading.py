@@ -1,8 +1,8 @@
 """Loads rows of a checkpoint to the devices that own them.
 
 The rows are read in blocks and written into arrays on the devices, so that the
-host needs memory for three blocks and four bytes per category only, and a
-device for its own rows and one block.
+host needs memory only for three blocks and four bytes per category, and each
+device only for its own rows and one block.
 """
 
 import functools
@@ -22,7 +22,7 @@ from mixer_jax.training.checkpoint import shapes as shapes_lib
 
 
 def load_rows(folder: paths.Path, item: dict[str, Any]) -> dict[str, Any]:
-    """Returns those arrays of a checkpoint item that have one row per category.
+    """Returns the arrays of a checkpoint item that have one row per category.
 
     Args:
       folder: the item's folder.
@@ -90,7 +90,7 @@ def load(
 def copy(
     rows: jax.Array, store: tensorstore.TensorStore, source: np.ndarray
 ) -> jax.Array:
-    """Returns rows of which some are replaced by those of a checkpoint.
+    """Returns the rows, some of them replaced by those of a checkpoint.
 
     Args:
       rows: `[C_pad, ...]`, split over the devices by rows; donated.
@@ -116,7 +116,7 @@ def _copy(
     """Returns the rows of one device; see `copy`."""
     size, (device,) = row_files.block_rows(store), part.devices()
     size = min(size, store.shape[0])
-    # Ascending rows of the file, as the rows of sorted categories already are.
+    # Read rows in the file's order; those of sorted categories are in order.
     positions = np.flatnonzero(source >= 0).astype(np.int32)
     if (np.diff(source[positions]) < 0).any():
         positions = positions[np.argsort(source[positions], kind="stable")]
@@ -131,7 +131,7 @@ def _copy(
         place = np.full(size, len(part), np.int32)
         place[: end - begin] = positions[begin:end]
         part = _put(part, *jax.device_put((chosen, place), device))
-        # Otherwise the host could run ahead, and hold many blocks.
+        # Keep the host from running ahead and holding many blocks.
         jax.block_until_ready(part)
     return part
 
@@ -139,7 +139,7 @@ def _copy(
 def _reads(
     store: tensorstore.TensorStore, source: np.ndarray, size: int
 ) -> Iterator[tuple[int, int, int, tensorstore.Future]]:
-    """Starts to read the blocks that contain some rows.
+    """Starts reading the blocks that contain the given rows.
 
     Args:
       store: the saved rows.

@@ -22,7 +22,7 @@ _REQUIRED_KEYS = {
 def is_of_a_run(text: bytes) -> bool:
     """Returns whether a config.json may belong to a run.
 
-    Models of other libraries have a config.json, too.
+    Models of other libraries also have a config.json.
     """
     try:
         content = json.loads(text)
@@ -55,7 +55,7 @@ def is_config(values: dict[str, Any]) -> bool:
 
     if not fits(values, default):
         return False
-    # Keys that later versions added have their defaults.
+    # Keys added by later versions take their defaults.
     ranges.check(config_lib.flatten(default) | config_lib.flatten(values))
     return True
 

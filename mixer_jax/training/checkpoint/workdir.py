@@ -291,7 +291,7 @@ def read_config(
 ) -> ConfigDict:
     """Returns the config that `workdir` was trained with.
 
-    Keys that later versions added have their defaults, which reproduce the
+    Keys added by later versions take their defaults, which reproduce the
     earlier behavior.
 
     Args:
@@ -309,7 +309,7 @@ def read_config(
 
 
 def read_saved(workdir: str | os.PathLike) -> ConfigDict:
-    """Returns the config as saved, without keys that later versions added."""
+    """Returns the config as saved, without keys added by later versions."""
     path = paths.make(workdir) / CONFIG
     return config_lib.from_dict(_read(path, dict, wellformed.is_config))
 

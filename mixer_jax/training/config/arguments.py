@@ -250,8 +250,8 @@ def _walk(
 def _split(text: str) -> tuple[str, tuple[str, ...]]:
     """Returns the file and arguments of `FILE` or `FILE:ARGUMENT`.
 
-    Both may contain colons: the longest name of an existing file is used, else
-    the name of a config of the package, such as `own_data`.
+    Both may contain colons: the longest prefix that names an existing file is
+    used, or else a config of the package, such as `own_data`.
     """
     if not text:
         raise UserError(

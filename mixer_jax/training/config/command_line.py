@@ -62,7 +62,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     output = io.StringIO()
     try:
         for one in argv[1:]:
-            if "\n" in one:  # It would break messages into several lines.
+            if "\n" in one:  # Messages must be single lines.
                 raise UserError(f"The argument {one!r} contains a line break.")
         with contextlib.redirect_stdout(output):
             return arguments.parse(argv)

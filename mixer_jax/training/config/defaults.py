@@ -55,13 +55,13 @@ def defaults() -> ConfigDict:
     config.watchdog = 3600.0  # seconds until a hung run is ended; 0: never
     config.profile = ""  # "FIRST:LAST" steps to profile; SIGUSR1 profiles five
 
-    # (pattern, rule) pairs that set how parameters whose path matches are laid
-    # out on the devices; see training/sharding.py. () replicates all of them.
+    # (pattern, rule) pairs: the device layout of parameters whose path matches;
+    # see training/sharding.py. () replicates all parameters.
     config.sharding = ()
 
     data = config.data = ConfigDict()
     data.table = ""  # path of the sample table
-    data.source = ""  # what builds a missing table; see demo/sources.py
+    data.source = ""  # builder of a missing table; see demo/sources.py
     data.split = "train"  # includes its parts, "train/..."
     data.prepared = ""  # array_record folder; "" for one next to the table
     data.image_roots = ""  # "DIR[,DIR]" that images must be in; "" for any
@@ -73,7 +73,7 @@ def defaults() -> ConfigDict:
     # Encode each sample once and keep the output of frozen encoders or, if only
     # the proxies are trained, the embeddings.
     data.cached = False
-    # Only encode each text once; needs a frozen text encoder without dropout.
+    # Cache only the texts; needs a frozen text encoder without dropout.
     data.cached_text = False
     # Local folder for cached outputs; "" for one in the workdir or, if that is
     # in a bucket, in this machine's cache.
@@ -128,8 +128,8 @@ def defaults() -> ConfigDict:
     head.chunk = 2048  # proxies scored at once per device; 65536 suits GPUs
     head.active = 0.1  # sampled, knn, topk: share of proxies in the active set
     head.uniform = 0.2  # knn, topk: share of the active set drawn at random
-    # sampled, knn, topk: weight random rows so that the expected softmax sum is
-    # that over all proxies.
+    # sampled, knn, topk: weight random rows so that the expected softmax sum
+    # equals the sum over all proxies.
     head.importance = False
     head.neighbors = 32  # knn: K of the class graph; topk: k per sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
@@ -154,7 +154,7 @@ def defaults() -> ConfigDict:
     # (pattern, multiple) pairs: the first regular expression found in a
     # parameter's path scales its learning rate; 0 freezes the parameter.
     optimizer.parts = (("image_encoder", 0.1), ("text_encoder", 0.1))
-    # An encoder layer's learning rate is multiplied by this per layer above it.
+    # Factor on the learning rate of an encoder layer for each layer above it.
     optimizer.layer_decay = 1.0
     # Decay of the running average of parameters that is used for inference;
     # 0.999 averages over about 1,000 steps, 0 uses the parameters themselves.
@@ -270,7 +270,7 @@ def check_values(
 
     Args:
       config: the stage's config.
-      num_devices: the number of devices that the batch is split over.
+      num_devices: the number of devices over which the batch is split.
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:

@@ -202,7 +202,7 @@ def restore(
 def _locate(
     workdir: str | os.PathLike, key: str, place: dict[str, str], text: str
 ) -> str | None:
-    """Returns what `find` does, or the workdir's copy of the tokenizer."""
+    """Returns the result of `find`, or the workdir's copy of the tokenizer."""
     found = find(workdir, place, text)
     copy = os.path.join(workdir, TOKENIZER)
     if found is None and key == "data.tokenizer" and os.path.exists(copy):

@@ -27,8 +27,8 @@ def check(config: ConfigDict) -> None:
     """Checks the keys and types of one stage's config.
 
     Raises:
-      UserError: names the first key that is unknown, missing or of another
-        type than its default.
+      UserError: names the first key that is unknown or missing, or whose type
+        differs from its default's.
     """
     known = config_lib.defaults()
     defaults, given = config_lib.flatten(known), config_lib.flatten(config)

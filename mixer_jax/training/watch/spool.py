@@ -84,8 +84,8 @@ class Spool:
         """Copies a file now, if it exists and has changed.
 
         Returns:
-          Whether the workdir is up to date. Of failures in a row, only the
-          first is reported.
+          Whether the workdir is up to date. Only the first of several
+          consecutive failures is reported.
         """
         if not self._remote:
             return True
@@ -94,7 +94,7 @@ class Spool:
             if not path.exists():
                 return True
             about = path.stat()
-            # Get these before reading, so that later records are sent next.
+            # Read these before the content, so that later records are sent too.
             state = (about.st_size, about.st_mtime_ns)
             if self._sent.get(name) == state:
                 return True

@@ -69,7 +69,7 @@ def write_catalog(folder):
 
 
 def count_with_pandas(frame, later=None):
-    """Returns the clicks table of known IDs before or from UNTIL, or both."""
+    """Counts clicks of known IDs; `later` limits them to one side of UNTIL."""
     frame = frame[(frame["query_id"] != "?") & (frame["item_id"] != "!")]
     if later is not None:
         frame = frame[(frame["time"] >= UNTIL) == later]

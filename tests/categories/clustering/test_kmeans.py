@@ -13,7 +13,7 @@ def _blobs(count, size, width=16, noise=0.05, seed=0):
 
 
 def _within(rows, labels):
-    """Returns the mean cosine of rows to their cluster's mean direction."""
+    """Returns the mean cosine between rows and their cluster's mean."""
     total = 0.0
     for label in np.unique(labels):
         part = rows[labels == label]

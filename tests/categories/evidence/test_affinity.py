@@ -95,7 +95,7 @@ def test_content_is_calibrated_on_clicks(matters):
         assert span > 4
     else:
         assert abs(span) < 1
-        # Half of the matching pairs of one role are clicked alike.
+        # Half of the matching same-role pairs have equal clicks.
         assert expit(base[0]) == pytest.approx(2 * same.mean())
 
 
@@ -105,8 +105,8 @@ def test_the_calibration_curve_need_not_be_monotonic():
     pairs = _pairs(
         np.arange(5000), np.arange(5000) + 5000, 1, np.stack([cosine] * 2, 1)
     )
-    # Half of the copies and of the distant pairs are clicked alike, but few of
-    # the similar pairs.
+    # Half of the copies and of the distant pairs have equal clicks, but few of
+    # the similar pairs do.
     chance = np.where((cosine < 0.7) | (cosine == 1.0), 0.5, 0.05)
     target = (rng.random(5000) < chance).astype(float)
     odds, base = affinity.content_log_odds(pairs, target, np.ones(5000))

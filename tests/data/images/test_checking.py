@@ -98,5 +98,7 @@ def test_processes_share_faults_in_several_messages(tmp_path, monkeypatch):
 
 def test_processes_with_different_tables_end(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "gather", lambda name, rows: [rows, "other"])
-    with pytest.raises(UserError, match="Process 1 reads another sample table"):
+    with pytest.raises(
+        UserError, match="Process 1 reads a different sample table"
+    ):
         checking.check_images(make_frame([""]), tmp_path, 1.0, together=True)

@@ -11,7 +11,7 @@ ORIENTATION = 0x0112
 
 
 def draw(width, height):
-    """Returns a smooth picture in which every place has another color."""
+    """Returns a smooth picture in which every position has its own color."""
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     pixels = [x * 250 / width, y * 250 / height, (x + y) % 200]
     pixels[2] = np.full_like(pixels[0], 90)

@@ -27,7 +27,7 @@ def plain(**options):
 
 
 def tiled(content, size, tile):
-    """Returns a file that declares other sizes of the image and tiles."""
+    """Returns a file with its declared image and tile sizes replaced."""
     content, place = bytearray(content), content.index(jpeg2000.START) + 8
     struct.pack_into(">II", content, place, *size)
     struct.pack_into(">II", content, place + 16, *tile)
@@ -35,7 +35,7 @@ def tiled(content, size, tile):
 
 
 def styled(content, block=4, precincts=b""):
-    """Returns a file with another coding style; `block` is log2(side) - 2."""
+    """Returns a file with this coding style; `block` is log2(side) - 2."""
     place = content.index(b"\xff\x52")
     style = bytearray(content[place : place + 14])
     style[4] |= bool(precincts)

@@ -304,7 +304,7 @@ def test_threads_keep_no_memory_of_decoded_images():
         text=True,
         check=True,
     )
-    assert int(done.stdout) < 64  # MiB; a decode takes about as much
+    assert int(done.stdout) < 64  # MiB; one decode needs about as much
 
 
 KEPT = """

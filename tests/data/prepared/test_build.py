@@ -67,7 +67,7 @@ def test_new_generation_replaces_the_old_one(frame, root):
 
 
 def test_generation_in_use_is_not_removed(frame, root):
-    """Also if a worker process opens it only later."""
+    """This includes data that a worker process opens only later."""
     want = contents(pipeline.FileSource(frame, root))
     old = prepare(frame, root)
     sent = pickle.dumps(old)
@@ -151,7 +151,7 @@ print("done", flush=True)
 
 
 def other_process(frame, root):
-    """Starts to prepare a frame in a process that waits for a line."""
+    """Starts preparing a frame in a process that waits for a line of input."""
     frame.to_pickle(root / "frame.pickle")
     process = subprocess.Popen(
         [sys.executable, "-c", _PREPARE, root / "frame.pickle", root],
@@ -171,7 +171,7 @@ def test_concurrent_preparations_share_one_result(frame, root, monkeypatch):
         messages.append(text)
         waiting.set()
 
-    monkeypatch.setattr(shards, "write", None)  # Only the other one writes.
+    monkeypatch.setattr(shards, "write", None)  # Only the other process writes.
     with (
         other_process(frame, root) as process,
         ThreadPoolExecutor(1) as pool,
@@ -321,7 +321,7 @@ def test_shards_of_another_plan_are_removed(frame, root, monkeypatch):
 def test_shards_of_another_plan_are_told_by_their_rows(
     frame, root, monkeypatch
 ):
-    """Both plans have files of the same names."""
+    """Both plans have files with the same names."""
     write = shards.write
 
     def interrupt(task):
@@ -363,7 +363,7 @@ def test_a_smaller_limit_applies_to_kept_rows(frame, root):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("edited", [4, 2])
 def test_rows_are_not_kept_from_damaged_files(frame, root, workers, edited):
-    """Whether a damaged file has the same rows or others."""
+    """This holds whether or not a damaged file has the planned rows."""
     place = root / "a[1]"  # whose path needs a descriptor of the process
     place.mkdir()
     options = build.Options(shards=2, workers=workers)
@@ -384,7 +384,7 @@ def test_rows_are_not_kept_from_damaged_files(frame, root, workers, edited):
 def test_an_image_that_changes_for_a_moment_is_not_believed(
     frame, root, monkeypatch, change
 ):
-    """The interrupted preparation does not keep what it read meanwhile."""
+    """The interrupted preparation discards what it read in the meantime."""
     path, read = root / "3.png", decoding.read_with_status
     good, status = path.read_bytes(), path.stat()
 
@@ -422,7 +422,7 @@ def test_a_decoder_that_is_installed_later_is_used(frame, root, monkeypatch):
 
 
 def test_kept_rows_are_not_decoded_again(frame, root, monkeypatch):
-    """The bytes are those of data prepared from scratch."""
+    """The result has the same bytes as data prepared from scratch."""
     options = build.Options(shards=2)
     old = build.prepare(frame, root, options=options)
     Image.new("RGB", (9, 9), "red").save(root / "2.png")
@@ -489,7 +489,7 @@ def test_unchanged_shards_are_linked(root):
 
 
 def test_repaired_images_are_noticed(frame, root, monkeypatch):
-    """Also if only the permission has changed."""
+    """This includes images of which only the permissions have changed."""
     good = (root / "3.png").read_bytes()
     (root / "3.png").write_bytes(b"")
     assert len(build.prepare(frame, root).skipped) == 1

@@ -91,7 +91,7 @@ def test_a_failed_draft_is_continued(tmp_path):
         fail()
     with draft(tmp_path) as second:
         assert (second / "file").is_file()
-        # Its name identifies it.
+        # A draft is identified by its name.
         with draft(tmp_path, "b") as other:
             assert not list(other.iterdir())
     assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ def test_keys_depend_on_each_cell_and_on_the_image():
     seen = set()
     cases = [(row(0), 5), (row(0), 6), (row(0, image=""), 5)]
     cases += [(row(0, **{name: "x"}), 5) for name in table.COLUMNS]
-    # Cells do not run into each other.
+    # The boundary between adjacent cells affects the key.
     cases += [(row(0, text="ab", group="c"), 5)]
     cases += [(row(0, text="a", group="bc"), 5)]
     for cells, size in cases:

@@ -23,7 +23,7 @@ OLD = 10**18  # nanoseconds; in 2001
 
 @pytest.fixture
 def path(root, frame):
-    """A table whose last change was long ago; one image is broken."""
+    """A table that was last modified long ago; one image is broken."""
     (root / "5.png").write_bytes(b"no image")
     path = root / "table.csv"
     write(frame.assign(split="train"), path)
@@ -37,7 +37,7 @@ def write(frame, path, when=OLD):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The tables that are read from now on, and the images."""
+    """The list of tables and images read from now on."""
     found = []
     for module, name in (
         (tables, "read"),
@@ -56,7 +56,7 @@ def _spy(found, original, first, *rest, **settings):
 
 
 def describe(opened):
-    """Returns everything that a start uses."""
+    """Returns everything that training uses when it starts."""
     samples, source = opened.prepared.training()
     return (
         opened.prepared.folder,
@@ -144,7 +144,7 @@ def test_a_new_time_leads_to_one_more_look(path, root, change, reads):
 
 
 def test_a_table_that_was_just_written_is_read_again(path, reads):
-    """It could change once more within the resolution of its time."""
+    """It could change again within the resolution of its timestamp."""
     now = time.time_ns()
     os.utime(path, ns=(now, now))
     for _ in range(2):

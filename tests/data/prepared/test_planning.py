@@ -36,7 +36,7 @@ def test_number_of_shards_grows_with_the_rows_up_to_a_limit():
         assert max(sizes) <= 8 * max(1024, 2 * number / 512)
         counts.append(len(sizes))
     assert counts[0] == 1
-    # About one per 1,024 rows, and then one per 2,048.
+    # About one shard per 1,024 rows; for the largest table, per 2,048.
     assert 4 <= counts[1] <= 20
     assert 70 <= counts[2] <= 130
     assert 400 <= counts[3] <= 580

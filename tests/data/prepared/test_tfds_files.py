@@ -1,4 +1,4 @@
-"""TensorFlow Datasets reads what was prepared."""
+"""TensorFlow Datasets can read prepared data."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def test_the_description_is_what_tfds_writes(frame, root, tmp_path):
 
 
 def test_slow_libraries_are_not_imported():
-    """Processes that write shards do not need pandas, either."""
+    """Processes that write shards do not need pandas either."""
     script = (
         "import sys; import mixer_jax.data.prepare; "
         "from mixer_jax.data.prepared import shards; "

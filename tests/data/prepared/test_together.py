@@ -1,4 +1,4 @@
-"""Several processes prepare a table like one."""
+"""Several processes prepare the same files as a single one."""
 
 import shutil
 import time
@@ -37,7 +37,7 @@ def shop(tmp_path):
 
 
 def begin(path, out, processes, cache, *more):
-    """Starts to prepare a table; returns the processes."""
+    """Starts preparing a table; returns the processes."""
     command = ["-m", "mixer_jax.data.prepare", f"--table={path}"]
     command += [f"--out={out}", "--shards=24", "--max-skipped=0.1", *more]
     return several.begin(command, processes, 1, cache)
@@ -79,7 +79,7 @@ def test_the_bytes_do_not_depend_on_the_processes(shop, tmp_path, compiled):
 
 
 def test_all_processes_write_shards(shop, tmp_path, compiled):
-    """And others resume after all of them were killed."""
+    """After all of them are killed, new processes resume."""
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert run(shop, whole, 1, compiled)[0].code == 0
     begun = begin(shop, out, 2, compiled)
@@ -112,4 +112,4 @@ def test_different_tables_are_refused(shop, tmp_path, compiled):
     ended = several.finish(several.begin(command, 2, 1, compiled))
     assert [one.code for one in ended] == [2, 2], ended
     for one in ended:
-        assert "of process 1 has other rows than that of process 0" in one.error
+        assert "of process 1 differs from that of process 0" in one.error

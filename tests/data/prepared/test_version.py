@@ -89,7 +89,7 @@ def test_a_newer_format_is_refused(frame, root, place):
 
 
 def test_versions_of_another_table_are_kept(frame, root):
-    """Also if both tables once had the same rows."""
+    """This holds even if both tables once had the same rows."""
     one, two = frame.copy(), frame.copy()
     one.attrs["table"], two.attrs["table"] = "one.csv", "two.csv"
     build.prepare(one, root)

@@ -87,7 +87,7 @@ def test_too_many_superseded_records_are_removed(root):
     frame = edit(frame, 5, 6, 18)
     made = build.prepare(frame, root)
     made.remove_others()
-    # The first file has too many now; the others have one each.
+    # The first file has too many superseded rows; the others have one each.
     assert [count for _, count in made.parts] == [12, 12, 12, 2]
     assert made.manifest["superseded"] == 2
     check(made, frame, root)
@@ -113,7 +113,7 @@ def bytes_of(made):
 
 
 def test_a_compact_version_equals_a_fresh_one(root):
-    """TFDS reads exactly the current rows, and only of such a version."""
+    """TFDS reads exactly its rows, but rejects other kinds of versions."""
     frame = texts()
     build.prepare(frame, root)
     frame = edit(frame, 4, 30)

@@ -41,7 +41,7 @@ def test_links_are_followed_except_in_cycles(tmp_path):
     found, left_out = tree(root)
     assert found["a/b"] == ["1"]
     assert found["again"] == ["1"]
-    # again/up is the folder a, which is not its own ancestor here: entered.
+    # again/up links to a, which is not an ancestor here, so it is entered.
     assert found["again/up"] == []
     assert left_out[walk.CYCLE] == 5
 

@@ -15,7 +15,7 @@ from mixer_jax.data.tables import samples, table
 from mixer_jax.runtime.errors import UserError
 
 QUERIES, DOCUMENTS, SIZE, LENGTH = 10, 14, 16, 6
-# One sampling per sampler.
+# One configuration per sampler.
 SAMPLERS = [
     sampling.Sampling(name, temperature=3.0, samples=2)
     for name in sampling.NAMES
@@ -29,7 +29,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Rows whose red value is their number; one without image, one text."""
+    """Rows whose red value is the row number; some lack image or text."""
     root = tmp_path_factory.mktemp("data")
     rows = []
     for i in range(QUERIES + DOCUMENTS):
@@ -138,7 +138,7 @@ def test_the_two_streams_are_shuffled_independently(tokenizer, tmp_path):
     query = np.concatenate([numbers(b["query"]) for b in got])
     document = np.concatenate([numbers(b["document"]) for b in got])
     assert (query == document).mean() < 0.2
-    # Neither stream is the other one's next epoch.
+    # Neither stream equals the next epoch of the other.
     assert (query[64:] == document[:64]).mean() < 0.2
     assert (query[:64] == document[64:]).mean() < 0.2
 
@@ -217,7 +217,7 @@ def test_blocks_of_all_processes_form_the_global_batch(
 def test_mapped_samples_give_the_same_batches(
     data, tokenizer, tmp_path, count, workers
 ):
-    """To any number of processes, also after a resume."""
+    """This holds for any number of processes, including after a resume."""
     frame, source = data
     made = build.prepare(frame, source._root, tmp_path)
     samples, prepared = made.training()

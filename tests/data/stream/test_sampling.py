@@ -1,4 +1,4 @@
-"""Samplers: shares of the categories, and access to any position."""
+"""Samplers: category shares, and random access to positions."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Tables and images are copied from buckets of servers of this machine."""
+"""Tables and images are copied from buckets on local servers."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Memory(MemoryFileSystem):
-    """Stands in for s3fs, which needs other versions of our packages."""
+    """Stands in for s3fs, which requires other versions of our dependencies."""
 
     store: ClassVar = {}
     pseudo_dirs: ClassVar = [""]
@@ -114,7 +114,7 @@ def test_changed_table_is_copied_again(place, tmp_path):
     assert run(f"{place}/table.csv", out) == 0
     opened = opening.open_table(out / "table.csv", "train")
     assert len(opened.prepared.training()[0].first_image) == 3
-    assert not list(out.glob(".*"))
+    assert [path.name for path in out.glob(".*")] == [".table.csv.origin"]
 
 
 def test_passing_errors_are_tried_again(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_missing_table_or_package_is_reported(place, tmp_path, capsys):
     with pytest.raises(UserError, match=r"none\.csv cannot be read: "):
         buckets.copy_table(f"{place}/none.csv", str(tmp_path))
     assert prepare.main([f"--table={place}/none.csv"]) == 2
-    assert "with --out=FOLDER" in " ".join(capsys.readouterr().err.split())
+    assert "set --out=FOLDER" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
@@ -167,3 +167,30 @@ def test_other_commands_need_a_copy(capsys):
     assert check.main(["--table=s3://bucket/shop.csv"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "mixer_jax.data.prepare --table=ADDRESS --out=FOLDER" in said
+
+
+@pytest.mark.parametrize("folder", ["_delta_log", "_temporary"])
+def test_tables_with_invalid_parts_are_not_copied(
+    place, tmp_path, capsys, folder
+):
+    make_table(tmp_path / "shop", place, parts=True)
+    log = tmp_path / "shop" / "table.csv" / folder
+    log.mkdir()
+    (log / "0.json").write_text("{}")
+    upload(tmp_path / "shop", place)
+    assert run(f"{place}/table.csv", tmp_path / "out") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "is a Delta Lake table" in message or "is not complete" in message
+    assert not (tmp_path / "out" / "table.csv").exists()
+
+
+def test_other_files_are_not_replaced_by_a_copy(place, tmp_path, capsys):
+    make_table(tmp_path / "shop", place, parts=False)
+    upload(tmp_path / "shop", place)
+    (tmp_path / "out").mkdir()
+    mine = tmp_path / "out" / "table.csv"
+    mine.write_text("mine")
+    assert run(f"{place}/table.csv", tmp_path / "out") == 2
+    assert "Choose another folder" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    assert run(f"{place}/prepared", tmp_path / "out") == 2

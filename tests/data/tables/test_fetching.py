@@ -1,4 +1,4 @@
-"""Images are fetched from a server of this test, on this machine."""
+"""Images are fetched from a local server that the tests start."""
 
 import collections
 import http.server
@@ -22,11 +22,11 @@ from mixer_jax.training.config import defaults as config_lib
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves files, and follows scripts of answers.
+    """Serves files, optionally after scripted error responses.
 
     Attributes:
       files: the bytes at each path.
-      scripts: status codes to answer first, by path.
+      scripts: status codes to send first, by path.
       seen: the times of all requests, by path.
     """
 
@@ -170,7 +170,7 @@ def test_empty_answers_and_files_count_as_missing(server, path):
     good, server.files[name] = server.files[name], b""
     assert run(path, "--max-skipped=0.5") == 0
     (listed,) = path.parent.glob("prepared/*/*/skipped.csv")
-    assert "the answer is empty" in pd.read_csv(listed)["reason"][0]
+    assert "the response is empty" in pd.read_csv(listed)["reason"][0]
     server.files[name] = good
     file = path.parent / addresses.file(f"{server.root}/größe 1.png")
     file.write_bytes(b"")  # as after a power failure

@@ -1,4 +1,4 @@
-"""Columns agree with the frame that they were made from."""
+"""Columns agree with the frame from which they are built."""
 
 import pickle
 

@@ -77,7 +77,7 @@ def test_published_file_round_trips():
     assert all(name.endswith("num_batches_tracked") for name in unused)
     for name, tensor in stored.items():
         np.testing.assert_array_equal(tensor, tensors[name], strict=True)
-    # A model without a classifier ignores that of the file.
+    # A model without a classifier ignores the one in the file.
     KEYS.load(tensors, _shapes(EfficientNetLite0()), "lite0")
 
 

@@ -36,7 +36,7 @@ class TestSwin(parity.EncoderTests):
     def call_original(self, model, images):
         mean, std = map(np.float32, (TINY.mean, TINY.std))
         pixels = ((images - mean) / std).transpose(0, 3, 1, 2)
-        # A small map changes the windows of an original permanently.
+        # Calling an original on a small map permanently changes its windows.
         fresh = copy.deepcopy(model)
         return torch.func.functional_call(
             fresh, dict(model.named_parameters()), torch.from_numpy(pixels)

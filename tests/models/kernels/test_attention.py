@@ -43,7 +43,7 @@ def _assert_close(actual, expected):
     "bias", [None, (1, 1, 4), (2, 5, 4), (2, 1, 4)], ids=str
 )
 def test_attention_and_its_gradients_match_the_definition(batch, bias):
-    # Fewer keys than queries, and values of another width.
+    # Fewer keys than queries, and values of a different width.
     inputs = (
         _random(*batch, 5, 2, 3),
         _random(*batch, 4, 2, 3, seed=1),

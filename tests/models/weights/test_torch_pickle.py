@@ -14,7 +14,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class _Persistent(pickle.Pickler):
-    """Writes storages like torch, by persistent ID."""
+    """Writes storages as torch does, by persistent ID."""
 
     def persistent_id(self, obj):
         return obj if isinstance(obj, tuple) and "storage" in obj[:1] else None

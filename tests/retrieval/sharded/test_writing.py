@@ -1,4 +1,4 @@
-"""Folders of embeddings: contents, resuming, and what is refused."""
+"""Folders of embeddings: contents, resuming, and rejected inputs."""
 
 import hashlib
 import json
@@ -162,7 +162,7 @@ def test_only_changed_shards_are_embedded_again(
     root, frame = colors
     assert run() == 0
     embedded.clear()
-    # A new time alone changes nothing.
+    # A new modification time alone changes nothing.
     os.utime(root / "red_query_forward.png", ns=(3, 3))
     assert run() == 0
     assert not embedded
@@ -226,7 +226,7 @@ def test_unreadable_images_are_left_out(run, colors, tmp_path, capsys):
 def test_skipped_samples_are_listed_by_their_present_rows(
     run, colors, tmp_path, embedded
 ):
-    """Also if their shard was embedded before rows were inserted above."""
+    """Their shard was embedded before other rows were inserted above them."""
     root, frame = colors
     (root / "blue_document_forward.png").write_bytes(b"")
     assert run("--max-skipped=0.2") == 0

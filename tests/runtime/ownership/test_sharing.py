@@ -8,7 +8,7 @@ from mixer_jax.runtime.ownership import sharing
 
 
 def pretend(monkeypatch, place, mark=None):
-    """Makes this process one of two; `mark` is that of another process 0."""
+    """Simulates two processes; `mark` replaces the mark of process 0."""
 
     def gather(name, value):
         first = mark if mark and name == "mark" else value

@@ -1,4 +1,4 @@
-"""Strings in a file equal a list of them."""
+"""Strings stored in a file behave like a list of strings."""
 
 import json
 import pickle

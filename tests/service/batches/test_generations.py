@@ -30,8 +30,8 @@ def test_the_model_of_the_index_is_used_again(place, color_net, monkeypatch):
         assert index.model is color_net
     other = Model(color_net._trained)
     monkeypatch.setattr(Model, "fingerprint", "other")
-    # Another model is loaded from the recorded place.
-    expected = pytest.raises(UserError, match="does not know where its model")
+    # A model with another fingerprint is loaded from the recorded path.
+    expected = pytest.raises(UserError, match="does not record where its model")
     with open_(other) as index, expected:
         _ = index.model
 
@@ -62,6 +62,6 @@ def test_nothing_stays_open_if_the_start_fails(place, color_net, monkeypatch):
     monkeypatch.setattr(
         LocalStore, "close", lambda self: closed.append(close(self))
     )
-    with pytest.raises(UserError, match="does not know where its model"):
+    with pytest.raises(UserError, match="does not record where its model"):
         Generations(opener(place), PIXELS)
     assert closed

@@ -1,4 +1,4 @@
-"""What the handlers of all requests share."""
+"""State shared by all request handlers."""
 
 import asyncio
 

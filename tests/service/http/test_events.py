@@ -51,7 +51,7 @@ def test_bad_events_get_an_error_message(recorded):
     moment, _, rest = good["search_id"].partition("-")
     later = f"{int(moment) + 10**12}-{rest}"
     for body, status, message in (
-        ({}, 400, "search_id is not that of a recorded search"),
+        ({}, 400, "search_id is not the ID of a recorded search"),
         (good | {"search_id": "x"}, 400, "search_id is not"),
         (good | {"search_id": later}, 400, "search_id is not"),
         (good | {"search_id": f"1000000000000000-{rest}"}, 400, "search_id is"),

@@ -1,4 +1,4 @@
-"""Reading of uploads from requests."""
+"""Reading uploads from requests."""
 
 import asyncio
 

@@ -26,7 +26,7 @@ ITEMS = [
 
 @pytest.fixture
 def find():
-    """Returns a function that returns the numbers of items that meet where."""
+    """A function that maps a filter to the numbers of the matching items."""
     with sqlite3.connect(":memory:") as base:
         base.execute('CREATE TABLE items (fields, "group", category)')
         base.executemany(

@@ -13,7 +13,7 @@ def test_declarations_are_parsed():
         ("price:numbr", "did you mean 'number'"),
         ("a,,b", "cannot have the name ''"),
         ('a"b', "cannot have the name"),
-        ("group", "which items have anyway"),
+        ("group", "which is reserved"),
         ("x" * 65, "1 to 64 characters"),
     ):
         with pytest.raises(UserError, match=message):

@@ -62,7 +62,7 @@ def test_the_best_vector_of_an_item_counts(store):
     (hits,) = store.search(vector(0, 0, 0, 1).embedding[None], 1)
     assert hits[0].id == "many"
     assert hits[0].score == pytest.approx(199 / (1 + 199**2) ** 0.5)
-    # One vector replaces them all, and one that is kept needs no embedding.
+    # An upsert replaces all vectors; a vector that it keeps needs no embedding.
     kept = vector(1, 0, 0, 7)._replace(embedding=None)
     store.upsert([Item("many", (kept, vector(0, 0, 1)))])
     assert store.count_vectors() == 5
@@ -86,7 +86,7 @@ def test_filters_and_groups(store):
     assert found(store, 1, where={"category": "k"}) == ["c"]
     assert found(store, 1, where={"brand": []}) == []
     assert found(store, 1, group_by="brand") == ["a", "b"]
-    # Items without a value are groups of their own.
+    # Each item without a value forms its own group.
     assert found(store, 1, group_by="group") == ["a", "b", "c"]
     store.upsert([item("c", 1, 0.1, fields={"brand": "zen"})])
     assert found(store, 1, where={"brand": "acme"}) == ["a"]
@@ -260,7 +260,7 @@ def test_a_store_that_was_built_again_is_not_written(store, tmp_path):
         new.upsert([item("new", 1)])
         assert found(store, 1, k=1) == ["a"]
         new.publish()
-        with pytest.raises(UserError, match="was built again"):
+        with pytest.raises(UserError, match="has been rebuilt"):
             store.upsert([item("late", 1)])
         assert found(store, 1, k=1) == ["a"]
         assert store.path.exists()
@@ -276,6 +276,6 @@ def test_another_writer_is_waited_for(store, monkeypatch):
     with (
         local.LocalStore.open(store.path.parent) as other,
         store.frozen(),
-        pytest.raises(UserError, match="written by another process"),
+        pytest.raises(UserError, match="locked by another process"),
     ):
         other.delete(["a"])

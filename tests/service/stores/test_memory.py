@@ -53,3 +53,24 @@ def test_an_emptied_store_can_be_filled_again(store, base):
     rows, cosines = copy.search(vector(1).embedding[None], 1, None)
     assert copy.numbers[rows[0, 0]] == 10
     assert cosines[0, 0] == pytest.approx(1)
+
+
+def test_an_interrupted_load_starts_again(store, base, monkeypatch):
+    monkeypatch.setattr(memory, "_BATCH", 4)
+    copy = memory.Memory(DIM, "f32", None)
+    read = memory.encoding.decode
+
+    def interrupted(*given):
+        if len(copy):
+            raise KeyboardInterrupt
+        return read(*given)
+
+    monkeypatch.setattr(memory.encoding, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        refresh(copy, base)
+    monkeypatch.setattr(memory.encoding, "decode", read)
+    store.delete(["0"])
+    assert refresh(copy, base)
+    rows, _ = copy.search(np.eye(DIM, dtype=np.float32), 10, None)
+    found = copy.numbers[rows[0][rows[0] >= 0]]
+    assert sorted(found) == list(range(2, 10))

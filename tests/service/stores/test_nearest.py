@@ -60,7 +60,7 @@ def test_filters_and_groups_are_exact(given):
     (hits,) = store.search(query[None], 20, where=where)
     expected = best((rows @ query)[keep], owners[keep])[:20]
     assert [int(hit.id) for hit in hits] == expected.tolist()
-    # The nearest 1200 vectors are of one item, and so of one brand.
+    # The nearest 1200 vectors belong to one item, and thus to one brand.
     (hits,) = store.search(query[None], 10, group_by="brand")
     expected = best(rows @ query, brands[owners])
     assert [int(hit.fields["brand"]) for hit in hits] == expected.tolist()

@@ -17,7 +17,7 @@ COUNT = 10
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    """Opens the folder like a run; returns computed rows and messages."""
+    """Opens the folder as a run does; returns computed rows and messages."""
     monkeypatch.setattr(array_files, "BLOCK", 3 * 24)
     folder = tmp_path / "features"
 

@@ -1,4 +1,4 @@
-"""Category IDs are mapped into memory, also if they are in a bucket."""
+"""Category IDs are memory-mapped, even if they are in a bucket."""
 
 import pytest
 

@@ -462,7 +462,7 @@ def test_renamed_checkpoint_is_detected_on_read(tmp_path, toy, tiny_config):
 def test_model_step_is_that_of_the_checkpoint_read(
     tmp_path, toy_state, monkeypatch
 ):
-    """A run in training saves another checkpoint while it is being read."""
+    """The run saves another checkpoint while one is being read."""
     real = workdir.trained_step
 
     def trained_step(folder):
@@ -506,7 +506,7 @@ def test_full_disk_raises_one_error(disk, last, capfd, monkeypatch):
 
 
 def test_reader_switches_to_a_newer_checkpoint(tmp_path, monkeypatch):
-    """A run in training saves a newer one and removes the one being read."""
+    """The run saves a newer checkpoint and removes the one being read."""
     state, mesh = make_state(2)
     save(tmp_path, state)
     workdir.prepare(tmp_path, config_lib.defaults(), list("abcdefghij"))

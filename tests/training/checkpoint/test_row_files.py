@@ -161,7 +161,7 @@ def test_missing_chunk_is_not_read_as_zeros(save_run, proxies):
     store.delete_range(tensorstore.KvStore.KeyRange("1.0", "1.1")).result()
     with pytest.raises(UserError, match="4 is damaged"):
         row_files.open_proxies(folder)
-    # The same without checksums.
+    # Without checksums, the damage is found on reading.
     (folder / "checkpoints" / "4" / checksums.FILE).unlink()
     blocks = row_files.open_proxies(folder).blocks()
     with pytest.raises(UserError, match="4 is damaged"):

@@ -1,4 +1,4 @@
-"""Paths are found after a run and its data were moved."""
+"""Paths are resolved after a run and its data were moved."""
 
 import json
 import os

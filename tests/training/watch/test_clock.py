@@ -37,7 +37,7 @@ def test_split_assigns_all_time_to_phases(clock, time):
         "goodput": 0.5,
     }
     time.now += 10
-    # Shares count from the last call, goodput from the beginning.
+    # Shares cover the time since the last call, goodput the whole time.
     assert clock.split() == {"time_step": 1.0, "goodput": 0.75}
 
 

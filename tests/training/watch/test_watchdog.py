@@ -58,7 +58,7 @@ def test_zero_limit_starts_no_thread():
         ({0: (8, STEP, 61), 1: (7, INPUT, 62), 2: (8, STEP, 61)}, 1),
         # At the same step, it is the one in another phase.
         ({0: (8, STEP, 61), 1: (8, STEP, 61), 2: (8, "graph", 61)}, 2),
-        # In the same place, it is the one that is silent for longest.
+        # In the same step and phase, it is the one there for longest.
         ({0: (8, STEP, 61), 1: (8, STEP, 75), 2: (8, STEP, 61)}, 1),
     ],
 )
