@@ -249,7 +249,7 @@ def _bare(path: pathlib.Path, count: int, workers: int) -> float:
 
 
 def _prepare(path: pathlib.Path, workers: int) -> float:
-    """Returns the seconds that the command to prepare a table takes."""
+    """Returns how long preparing a table takes, in seconds."""
     command = [sys.executable, "-m", "mixer_jax.data.prepare"]
     command += [f"--table={path}", f"--workers={workers}"]
     begin = time.perf_counter()

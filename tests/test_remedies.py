@@ -38,7 +38,7 @@ REACHED = {
     "retrieval.evaluate": {"evaluate"},
     "demo.icon_packages": {"demo.icons"},
 }
-# A command other than the one that prints the message, with its option.
+# Messages may name another command together with an option of it.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
 # Parts of a message that are another program's command line.
 OTHERS = ("pip install", "npm pack", "python -m", "Run this first")

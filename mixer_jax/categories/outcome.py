@@ -176,7 +176,7 @@ def _found(folder: Path) -> dict[str, str]:
             )
     if frame.empty:
         raise UserError(
-            f"{path} has no rows of the split train; restore the table that "
+            f"{path} has no rows in the split train; restore the table that "
             "mixer_jax.categorize wrote."
         )
     return dict(zip(frame["sample_id"], frame["category_id"], strict=True))

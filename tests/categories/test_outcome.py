@@ -153,7 +153,7 @@ def test_inconsistent_tables_raise_an_error(own_shop):
     assert_refused(
         frame.assign(category_id=none), "column category_id: .*is empty"
     )
-    assert_refused(frame.assign(split="test"), "has no rows of the split train")
+    assert_refused(frame.assign(split="test"), "has no rows in the split train")
     frame.to_csv(path, index=False)
     pd.concat([pd.read_csv(left), first[["sample_id"]]]).to_csv(left)
     with pytest.raises(UserError, match=r"in both .*found\.csv and unassigned"):

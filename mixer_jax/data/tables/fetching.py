@@ -106,8 +106,8 @@ def fetch(images: pd.Series, root: Path, rate: float, origin: str = "") -> None:
     except OSError as error:
         raise UserError(
             f"Images cannot be fetched into {root}: "
-            f"{files.reason(error)}. Once the cause is removed, the same "
-            "command resumes."
+            f"{files.reason(error)}. Fix this, then run the same command "
+            "again to continue."
         ) from error
     done = f"{len(wanted) - failed:,} images"
     message = f"Fetched {done} into {root}"

@@ -323,7 +323,7 @@ def read_manifest(name: str | os.PathLike) -> dict[str, Any]:
             folder / MANIFEST, FORMAT, f"The folder {folder}", REMEDY
         )
         if not manifest.keys() >= _KEYS:
-            raise ValueError(f"{MANIFEST} is not that of embeddings")
+            raise ValueError(f"{MANIFEST} does not describe embeddings")
         return manifest
     except NewerFormatError:
         raise
