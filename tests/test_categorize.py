@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mixer_jax import categorize
+from mixer_jax.categories import find
 from mixer_jax.data.tables import table
 from mixer_jax.demo import click_model, simulate
 from mixer_jax.runtime.ownership import folder_lock
@@ -274,7 +275,7 @@ def test_full_disk_rescues_all_files_together(
     for name in WRITTEN:
         (disk / name).unlink()
     before = dict(every_command.contents(disk))
-    real = categorize.find_categories
+    real = find.find_categories
 
     def find_categories(*given):
         with contextlib.suppress(OSError), open(disk / "filler", "wb") as file:
@@ -284,7 +285,7 @@ def test_full_disk_rescues_all_files_together(
         os.truncate(disk / "filler", os.path.getsize(disk / "filler") - room)
         return real(*given)
 
-    monkeypatch.setattr(categorize, "find_categories", find_categories)
+    monkeypatch.setattr(find, "find_categories", find_categories)
     monkeypatch.chdir(tmp_path)
     assert categorize.main(arguments) == 2
     error = capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_quickstart_runs(clone):
         command.replace("runs/quickstart", "runs/smoke")
         for command in _commands("mixer_jax.serve")
     )
-    assert "documents" in _run(index, clone)
+    assert "items" in _run(index, clone)
     picture = next((clone / "runs/smoke/data/images/twemoji").iterdir())
     assert len(_serve_one(serve, clone, picture)) == 12
 

@@ -212,7 +212,7 @@ def _require_room(
     vector = encoding.size(properties["dim"], properties["storage"])
     picture = _THUMBNAIL * properties["thumbnails"] ** 2
     need = source.total * (_ROW + vector + picture)
-    subject = f"An index of {source.total:,} rows"
+    subject = f"The vectors of {source.total:,} rows"
     message = results.require_room(out, need, subject)
     terminal.say(message, console=terminal.Console(stderr=True))
 

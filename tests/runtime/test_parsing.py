@@ -27,7 +27,7 @@ PATHS = [
     ("embed", ["--workdir=w", "--out=o"], "--table"),
     ("evaluate", ["--workdir=w"], "--out"),
     ("export", ["--out=o"], "--workdir"),
-    ("index", ["--workdir=w", "--table=t"], "--out"),
+    ("index", ["build", "--workdir=w", "--table=t"], "--out"),
     ("report", ["--workdir=w"], "--out"),
     ("report", [], "--categories"),
     ("serve", [], "--index"),

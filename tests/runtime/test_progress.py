@@ -95,7 +95,10 @@ def test_other_processes_and_quiet_consoles_show_nothing(clock, monkeypatch):
 
 COMMANDS = {
     embed: ("--workdir={run}/stage2", "--table={table}", "--out={run}/e.npz"),
-    index: ("--workdir={run}", "--table={table}", "--out={run}/index"),
+    index: (
+        *("build", "--workdir={run}", "--table={table}"),
+        "--out={run}/index",
+    ),
     evaluate: ("--workdir={run}", "--stage=stage2"),
 }
 

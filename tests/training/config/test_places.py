@@ -43,7 +43,7 @@ def commands(moved, out):
         ),
         "export": lambda: export.main([stage, f"--out={out}/proxies"]),
         "index": lambda: index.main(
-            [stage, f"--table={table}", f"--out={out}/index"]
+            ["build", stage, f"--table={table}", f"--out={out}/index"]
         ),
     }
 
