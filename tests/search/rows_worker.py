@@ -5,6 +5,7 @@ python tests/search/rows_worker.py [--coordinator=... --processes=N --process=I]
 
 import argparse
 import hashlib
+import sys
 
 import jax
 import numpy as np
@@ -15,12 +16,7 @@ from mixer_jax.search.neighbors import cosine_top_k
 from mixer_jax.search.rows import Rows
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--coordinator", default="")
-    parser.add_argument("--processes", type=int, default=0)
-    parser.add_argument("--process", type=int, default=-1)
-    processes.start(**vars(parser.parse_args()))
+def search(given):
     assert jax.device_count() == 4
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(900, 8)).astype(np.float32)
@@ -44,4 +40,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(processes.run_command(search, argparse.ArgumentParser(), None))
