@@ -65,7 +65,7 @@ def _serve(given: argparse.Namespace) -> None:
         given.index, workdir=given.workdir, images=given.images
     )
     # Report a missing index or model before the port is opened.
-    with open_(None) as index:
+    with opening.open_with(given.index, images=given.images) as index:
         opening.check_has_model(index.store, given.workdir)
         if message := opening.check_images(index):
             print(f"warning: {message}", file=sys.stderr)

@@ -12,7 +12,7 @@ _ACTIVE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
     "\ud800-\udfff]"
 )
-_MAX_CHARACTERS = 200  # maximum length of a cell in a message
+_MAX_CHARACTERS = 200  # maximum length of a cell in a message, or of a name
 LISTED = 10  # maximum number of columns, cells or rows in a message
 
 
@@ -73,7 +73,9 @@ def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
       The names, the most similar first; none if no name is similar.
     """
     plain = {_plain(other): other for other in known}
-    near = difflib.get_close_matches(_plain(name), plain, count)
+    # The time of the comparison grows with the length.
+    short = _plain(name[:_MAX_CHARACTERS])
+    near = difflib.get_close_matches(short, plain, count)
     return [plain[other] for other in near]
 
 

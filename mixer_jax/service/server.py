@@ -64,6 +64,7 @@ _UNROUTED = {
 }
 _GRACE = 5  # seconds to finish open requests at shutdown
 _LOOK = 2.0  # seconds between checks for a rebuilt index
+_MAX_LOOK = 60.0  # after failures, each of which may have loaded a model
 _HEADERS = ["Authorization", "Content-Type", "X-API-Key", tracing.HEADER]
 _METHODS = ["GET", "POST", "PUT", "DELETE"]
 
@@ -187,19 +188,19 @@ def _lifespan(service: Service):
 
 async def _watch(service: Service) -> None:
     """Switches to rebuilt indexes."""
-    reported = ""
+    reported, pause = "", _LOOK
     while True:
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(pause)
         try:
             await anyio.to_thread.run_sync(service.generations.refresh)
-            reported = ""
+            reported, pause = "", _LOOK
         except Exception as error:  # The previous generation still works.
             if str(error) != reported:
                 print(
                     f"warning: the new index is not used: {error}",
                     file=sys.stderr,
                 )
-            reported = str(error)
+            reported, pause = str(error), min(2 * pause, _MAX_LOOK)
 
 
 def run(app: Starlette, listener: socket.socket) -> None:

@@ -1,5 +1,7 @@
 """User text in messages."""
 
+import difflib
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -64,6 +66,15 @@ def test_nearest_returns_the_known_spelling(name, expected):
 def test_nearest_returns_the_most_similar_names_first():
     known = iter(["step", "steps_2", "image", "steps"])
     assert nearest("stepss", known, 2) == ["steps", "step"]
+
+
+def test_long_names_are_cut_before_they_are_compared(monkeypatch):
+    words = []
+    monkeypatch.setattr(
+        difflib, "get_close_matches", lambda word, *_: words.append(word) or []
+    )
+    assert did_you_mean("x" * 10_000, ["x"]) == ""
+    assert words == ["x" * 200]
 
 
 def test_did_you_mean_names_one_similar_name():

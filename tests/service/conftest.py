@@ -1,5 +1,6 @@
 """An index of colored pictures, embedded by the color model."""
 
+import asyncio
 import io
 
 import jax
@@ -24,6 +25,18 @@ def draw(color, kind="png", size=(20, 20)):
     file = io.BytesIO()
     Image.new("RGB", size, color).save(file, kind)
     return file.getvalue()
+
+
+def observe_loops(patch, owner, name):
+    """Returns a list that gets the event loop, or None, of each call."""
+    loops, function = [], getattr(owner, name)
+
+    def observe(*arguments, **options):
+        loops.append(asyncio._get_running_loop())
+        return function(*arguments, **options)
+
+    patch.setattr(owner, name, observe)
+    return loops
 
 
 @pytest.fixture(scope="session")

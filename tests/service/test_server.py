@@ -7,6 +7,7 @@ import io
 import re
 import socket
 import threading
+import types
 
 import jax
 import numpy as np
@@ -148,7 +149,6 @@ def test_invalid_forms_get_an_error_message(client):
         ({"files": [("a", ("a", red)), ("b", ("b", red))]}, 400, "many files"),
         ({"files": {"file": (None, "text")}}, 400, "send a picture as a file"),
         ({"files": {"a": ("a", bytes(11_000))}}, 413, "0.01 megabytes"),
-        ({"files": {"a": (None, bytes(5000))}}, 400, "maximum size"),
         ({"content": red, "headers": broken}, 400, "boundary"),
         ({"files": {"a": ("a", red)}, "data": {"k": "no"}}, 400, "'no'"),
         ({"files": {"a": ("a", red)}, "data": {"k": ""}}, 400, "k is ''"),
@@ -606,6 +606,29 @@ def test_rebuilt_indexes_are_looked_for(
         assert client.get("/readyz").json()["items"] == 1
     warnings = capsys.readouterr().err
     assert warnings.count("the new index is not used") == 1
+
+
+def test_failing_looks_become_rarer(monkeypatch, capsys):
+    pauses, fails = [], [True] * 6 + [False, True]
+
+    async def sleep(seconds, *_):
+        if seconds:
+            pauses.append(seconds)
+        if len(pauses) > len(fails):
+            raise asyncio.CancelledError
+
+    def refresh():
+        if fails[len(pauses) - 1]:
+            raise UserError("no model")
+
+    service = types.SimpleNamespace(
+        generations=types.SimpleNamespace(refresh=refresh)
+    )
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(server._watch(service))
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 2, 4]
+    assert capsys.readouterr().err.count("no model") == 2
 
 
 def test_writes_of_other_processes_are_found(own, place):

@@ -31,16 +31,41 @@ def opener(
     workdir: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
 ) -> Open:
-    """Returns a function that opens an index; see `opening.open_with`."""
+    """Returns a function that opens an index, and loads its model.
+
+    The model is that in `workdir`, or the recorded one if an index was rebuilt
+    with another model; see `opening.open_with`.
+    """
 
     def open_(model: Model | None) -> Index:
         if model is not None:
             # Raises if this is not the model that the index was built with.
             with contextlib.suppress(UserError):
                 return opening.open_with(folder, model, images=images)
-        return opening.open_with(folder, workdir=workdir, images=images)
+        try:
+            return _open(folder, workdir, images)
+        except UserError:
+            if workdir is None:
+                raise
+            with contextlib.suppress(UserError):
+                return _open(folder, None, images)
+            raise
 
     return open_
+
+
+def _open(
+    folder: str | os.PathLike,
+    workdir: str | os.PathLike | None,
+    images: str | os.PathLike | None,
+) -> Index:
+    index = opening.open_with(folder, workdir=workdir, images=images)
+    try:
+        _ = index.model  # Raises if it is not that of the index.
+    except BaseException:
+        index.close()
+        raise
+    return index
 
 
 class Generation:
@@ -71,7 +96,7 @@ class Generation:
         """Keeps the index open during a block."""
         with self._lock:
             if self._is_retired and not self._users:
-                raise ClosedError
+                raise ClosedError("The index is closed.")
             self._users += 1
         try:
             yield self
@@ -113,8 +138,8 @@ class Generations:
           max_pixels: the maximum number of pixels of a decoded picture.
         """
         self._open, self._max_pixels = open_, max_pixels
-        self._switching = threading.Lock()
-        self.count = 1
+        self._switching, self._lock = threading.Lock(), threading.Lock()
+        self.count, self._is_closed = 1, False
         index = open_(None)
         try:
             self.current = Generation(index, max_pixels)
@@ -124,12 +149,19 @@ class Generations:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[Generation]:
-        """Yields the current generation, which stays open during the block."""
+        """Yields the current generation, which stays open during the block.
+
+        Raises:
+          ClosedError: after `close`.
+        """
         with contextlib.ExitStack() as stack:
             while True:
-                with contextlib.suppress(ClosedError):
+                try:
                     used = stack.enter_context(self.current.used())
                     break
+                except ClosedError:  # `refresh` has replaced it meanwhile.
+                    if self._is_closed:
+                        raise
             yield used
 
     def refresh(self) -> bool:
@@ -142,7 +174,7 @@ class Generations:
         """
         with self._switching:
             old = self.current
-            if not old.is_stale():
+            if self._is_closed or not old.is_stale():
                 return False
             index = self._open(old.encoder.model)
             try:
@@ -150,13 +182,24 @@ class Generations:
             except BaseException:
                 index.close()
                 raise
-            self.current = new
-            self.count += 1
+            if not self._replace(new):
+                new.retire()
+                return False
         old.retire()
         return True
 
+    def _replace(self, new: Generation) -> bool:
+        """Makes a generation the current one, unless this is closed."""
+        with self._lock:
+            if not self._is_closed:
+                self.current = new
+                self.count += 1
+            return not self._is_closed
+
     def close(self) -> None:
         """Closes the index once its last request has finished."""
+        with self._lock:
+            self._is_closed = True
         self.current.retire()
 
     def __enter__(self) -> "Generations":

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixer_jax.service.batches import batching
-from mixer_jax.service.batches.encoder import SIZE, Query
+from mixer_jax.service.batches.encoder import SIZE, Encoder, Query
 from mixer_jax.service.batches.generations import Generation
 from mixer_jax.service.stores.interface import Hit
 
@@ -78,8 +78,12 @@ class Admission:
         """
         with self._lock:
             if self.held + count > self.limit:
-                raise batching.FullError(self.held * self._seconds())
+                raise self.error()
             self.held += count
+
+    def error(self) -> batching.FullError:
+        """Returns the error for a query that there is no room for."""
+        return batching.FullError(self.held * self._seconds())
 
     def leave(self, count: int = 1) -> None:
         """Stops counting queries."""
@@ -122,7 +126,8 @@ class Searches:
         encoded = time.perf_counter()
         self._observe("encode", encoded - begin)
         answers: list[Answer] = list(vectors)
-        for rows in _groups(jobs):
+        good = [i for i, v in enumerate(vectors) if isinstance(v, np.ndarray)]
+        for rows in _groups(jobs, good):
             self._search(jobs, vectors, rows, answers)
         ended = time.perf_counter()
         self._observe("search", ended - encoded)
@@ -130,7 +135,7 @@ class Searches:
         return answers
 
     def _embed(self, jobs: Sequence[Job]) -> list[np.ndarray | Exception]:
-        """Returns the vectors of the jobs' queries, f32 `[D]`."""
+        """Returns the vectors of the jobs' queries, f32 `[D]`, or errors."""
         vectors: list[Any] = [job.query for job in jobs]
         for generation in {job.generation for job in jobs}:
             rows = [
@@ -140,10 +145,8 @@ class Searches:
             ]
             if not rows:
                 continue
-            given = [jobs[row].query for row in rows]
-            for row, vector in zip(
-                rows, generation.encoder.embed(given), strict=True
-            ):
+            found = _embed_all(generation.encoder, [vectors[r] for r in rows])
+            for row, vector in zip(rows, found, strict=True):
                 vectors[row] = vector
         return vectors
 
@@ -169,10 +172,26 @@ class Searches:
             answers[row] = one
 
 
-def _groups(jobs: Sequence[Job]) -> list[list[int]]:
-    """Returns the rows of jobs with equal index and options."""
+def _embed_all(
+    encoder: Encoder, queries: Sequence[Query]
+) -> list[np.ndarray | Exception]:
+    """Embeds queries together, or one by one if that raises an error.
+
+    Then only the queries that cause the error fail.
+    """
+    try:
+        return list(encoder.embed(queries))
+    except Exception as error:  # Each request reports it.
+        if len(queries) == 1:
+            return [error]
+    return [one for query in queries for one in _embed_all(encoder, [query])]
+
+
+def _groups(jobs: Sequence[Job], rows: Sequence[int]) -> list[list[int]]:
+    """Returns the given rows of jobs, grouped by index and options."""
     groups: dict[Any, list[int]] = {}
-    for row, job in enumerate(jobs):
+    for row in rows:
+        job = jobs[row]
         key = id(job.generation), job.options and job.options.key
         groups.setdefault(key, []).append(row)
     return list(groups.values())

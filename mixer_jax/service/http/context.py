@@ -62,13 +62,13 @@ class Service:
             ("queries_in_flight", "Queries in flight.", lambda: admission.held),
             ("queries_limit", "Maximum queries.", lambda: admission.limit),
             ("generation", "Opened generations.", lambda: generations.count),
-            (
-                "index_items",
-                "Items in the index.",
-                lambda: generations.current.index.store.count(),
-            ),
+            ("index_items", "Items in the index.", self._count),
         ):
             self.metrics.gauge(name, text, read)
+
+    def _count(self) -> int:
+        with self.generations.use() as generation:
+            return generation.index.store.count()
 
     def close(self) -> None:
         """Finishes the pending searches and records."""
@@ -99,8 +99,10 @@ class Service:
         Raises:
           HTTPException: 503 if too many queries are in flight.
         """
-        with self.admitted():
-            return
+        admission = self.searches.admission
+        if admission.held >= admission.limit:
+            self.metrics.refused.add()
+            raise _busy(admission.error())
 
     async def decode(self, work: Callable[[], Result]) -> Result:
         """Runs work that decodes in one of a few threads."""

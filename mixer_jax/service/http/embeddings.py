@@ -70,7 +70,10 @@ class _Handler:
                     vectors += await finished(
                         self._embed(generation, one) for one in part
                     )
-        return JSONResponse(_body(generation, inputs, vectors, form))
+                # Counting tokens takes long for many texts.
+                return await service.decode(
+                    lambda: _respond(generation, inputs, vectors, form)
+                )
 
     async def _embed(self, generation: Generation, given: _Input) -> np.ndarray:
         query = await self._service.decode(lambda: _prepare(generation, given))
@@ -146,15 +149,15 @@ def _prepare(generation: Generation, given: _Input) -> Query:
     return Query(pixels, given.text, given.is_document)
 
 
-def _body(
+def _respond(
     generation: Generation,
     inputs: list[_Input],
     vectors: list[np.ndarray],
     form: str,
-) -> dict[str, Any]:
+) -> JSONResponse:
     model = generation.encoder.model
     tokens = model.count_tokens([one.text for one in inputs])
-    return {
+    body = {
         "object": "list",
         "data": [
             {
@@ -169,3 +172,4 @@ def _body(
         "model": generation.index.store.fingerprint,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+    return JSONResponse(body)

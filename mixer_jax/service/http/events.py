@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from mixer_jax.runtime.text import did_you_mean, quoted
 from mixer_jax.service.batches.generations import Generation
-from mixer_jax.service.http import parameters, recording
+from mixer_jax.service.http import parameters
 from mixer_jax.service.http.context import Service
 from mixer_jax.service.http.parameters import bad
 from mixer_jax.service.http.recording import Click, Recorder
@@ -42,7 +42,9 @@ class _Handler:
                 "--events=FOLDER to record them.",
             )
         async with service.reader.read(request) as upload:
-            clicks = _parse(upload.content, recorder)
+            clicks = await service.decode(
+                lambda: _parse(upload.content, recorder)
+            )
         await service.read(lambda generation: _require(generation, clicks))
         recorder.clicks(clicks)
         return JSONResponse({"recorded": len(clicks)}, 202)
@@ -54,10 +56,10 @@ def _parse(content: bytes, recorder: Recorder) -> list[Click]:
     given = body.get("events", [body])
     if not isinstance(given, list) or not 1 <= len(given) <= MAX_EVENTS:
         raise bad(f"events must be a list of 1 to {MAX_EVENTS} events.")
-    return [_click(one, recorder.days) for one in given]
+    return [_click(one, recorder) for one in given]
 
 
-def _click(given: Any, days: int) -> Click:
+def _click(given: Any, recorder: Recorder) -> Click:
     if not isinstance(given, dict):
         raise bad("An event is not a JSON object.")
     for name in given:
@@ -68,9 +70,9 @@ def _click(given: Any, days: int) -> Click:
                 f"keys are {', '.join(KEYS)}."
             )
     text, item = given.get("search_id"), given.get("item_id")
-    search = recording.parse(text) if isinstance(text, str) else None
+    search = recorder.parse(text) if isinstance(text, str) else None
     age = time.time_ns() // 1000 - search.time if search else -1
-    if search is None or not 0 <= age <= days * _DAY:
+    if search is None or not 0 <= age <= recorder.days * _DAY:
         raise bad(
             "search_id is not the ID of a recorded search; send the search_id "
             "of the response, and only for searches by a picture."

@@ -17,6 +17,7 @@ from mixer_jax.service.batches.searching import Options
 
 DEFAULT_K, MAX_OFFSET, MAX_TEXT = 12, 10_000, 10_000
 MAX_QUERIES = 16  # per request
+MAX_WHERE = 100_000  # characters, as JSON
 _MAX_SIDE = 999_999_999  # pixels, as in `data.images.crops`
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _DATA_URL = re.compile(r"data:[^,]{0,200},")
@@ -310,7 +311,10 @@ def read_json(content: bytes, name: str) -> dict[str, Any]:
       HTTPException: 400 if it is not a JSON object.
     """
     try:
-        value = json.loads(content)
+        # Given bytes, `loads` would also decode UTF-16 and lone surrogates.
+        value = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise bad(f"{name} is not valid UTF-8; send JSON in UTF-8.") from error
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else ""
         raise bad(
@@ -320,10 +324,17 @@ def read_json(content: bytes, name: str) -> dict[str, Any]:
         raise bad(f"{name} is {_kind(value)}, not a JSON object.")
     if _SURROGATE.search(content):
         try:
-            json.dumps(value, ensure_ascii=False).encode()
+            _as_json(value, name).encode()
         except UnicodeEncodeError as error:
             raise bad(f"{name} has a lone surrogate; send UTF-8.") from error
     return value
+
+
+def _as_json(value: Any, name: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError as error:
+        raise bad(f"{name} is nested too deeply.") from error
 
 
 def _check(name: str, value: Any) -> None:
@@ -331,6 +342,9 @@ def _check(name: str, value: Any) -> None:
     if not _fits(value, schema):
         shown = quoted(value) if name != "image" else _kind(value)
         raise bad(f"{name} is {shown[:300]}; {_rule(name)}.")
+    # Conditions are checked by the thread that searches, and kept in a cache.
+    if name == "where" and len(_as_json(value, name)) > MAX_WHERE:
+        raise bad(f"where must have at most {MAX_WHERE:,} characters as JSON.")
 
 
 def _fits(value: Any, schema: Mapping[str, Any]) -> bool:

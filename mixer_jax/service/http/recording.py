@@ -3,16 +3,24 @@
     EVENTS/events-20260131-HOST-PID-1.jsonl   see `categories.clicks.events`
     EVENTS/pictures/QUERY_ID.jpg              the pictures of queries
     EVENTS/queries.csv                        their table, for the click log
+    EVENTS/search_ids.key                     the secret key of search IDs
 
 A shown item is a row with `clicked` 0. Its click is a row with `clicked` 1 and
 the same session and time, which are those of the search, so that both count as
 one exposure. A query's ID is the digest of its picture, with its box if it has
 one. Only searches by a picture alone are recorded, since the categories of a
 click log are found from pictures.
+
+The ID of a search is signed, so that clients cannot report clicks on searches
+that never were. Pictures are kept a day longer than events, which are removed a
+file at a time, so that each event's query remains in the table.
 """
 
+import contextlib
 import csv
 import datetime
+import fcntl
+import hmac
 import io
 import json
 import os
@@ -29,6 +37,7 @@ from typing import IO, Any, NamedTuple
 
 from mixer_jax.data.images import faults
 from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import references
 
 MAX_BYTES = 64_000_000  # per file of events
@@ -38,13 +47,17 @@ _DAY = 86_400  # seconds
 _TABLE_INTERVAL = 600  # seconds between updates of the table of queries
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
 _SUFFIXES |= {"BMP": "bmp", "AVIF": "avif"}
+_OTHER = "bin"
 _QUERY = r"[0-9a-f]{32}(?:_[0-9]{1,9}){0,4}"
-_SEARCH = re.compile(rf"([0-9]{{16}})-([0-9a-f]{{16}})-({_QUERY})")
+_SEARCH = re.compile(
+    rf"([0-9]{{16}})-([0-9a-f]{{16}})-({_QUERY})-([0-9a-f]{{32}})"
+)
+_KEY, _KEY_BYTES = "search_ids.key", 32
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 class Search(NamedTuple):
-    """The identity of a search; see `parse`.
+    """The identity of a search; see `Recorder.parse`.
 
     Attributes:
       time: microseconds since 1970.
@@ -56,10 +69,6 @@ class Search(NamedTuple):
     session: str
     query: str
 
-    def __str__(self) -> str:
-        """Returns the ID that clients send back with clicks."""
-        return f"{self.time}-{self.session}-{self.query}"
-
 
 class Click(NamedTuple):
     """A clicked item; `position` counts from 0, and is -1 if unknown."""
@@ -67,12 +76,6 @@ class Click(NamedTuple):
     search: Search
     item: str
     position: int
-
-
-def parse(text: str) -> Search | None:
-    """Parses the ID of a search; returns None if it is invalid."""
-    found = _SEARCH.fullmatch(text)
-    return Search(int(found[1]), *found.groups()[1:]) if found else None
 
 
 class Recorder:
@@ -95,9 +98,10 @@ class Recorder:
           UserError: if the folder cannot be written.
         """
         self._folder = pathlib.Path(folder)
-        files.check_folder(folder, "The events", ("queries.csv",))
+        files.check_folder(folder, "The events", ("queries.csv", _KEY))
         self._pictures = self._folder / "pictures"
         files.make_folder(self._pictures)
+        self._key = _load_key(self._folder / _KEY)
         self.days, self._max_bytes = days, max_bytes
         self.on_loss: Callable[[], None] = lambda: None
         self._file: IO[str] | None = None
@@ -116,7 +120,7 @@ class Recorder:
           items: the IDs of the items that are shown, in their order.
 
         Returns:
-          The ID of the search.
+          The ID of the search, for `parse`.
         """
         query = references.digest(content).hex()
         if box:
@@ -129,12 +133,25 @@ class Recorder:
         ]
         size = len(content)
         self._submit(self._write_search, query, content, rows, size=size)
-        return str(search)
+        plain = f"{search.time}-{search.session}-{search.query}"
+        return f"{plain}-{self._sign(plain)}"
+
+    def parse(self, text: str) -> Search | None:
+        """Parses the ID of a search; returns None if it is not authentic."""
+        found = _SEARCH.fullmatch(text)
+        if not found:
+            return None
+        plain, _, signature = text.rpartition("-")
+        if not hmac.compare_digest(signature, self._sign(plain)):
+            return None
+        return Search(int(found[1]), found[2], found[3])
+
+    def _sign(self, text: str) -> str:
+        return hmac.digest(self._key, text.encode(), "sha256").hex()[:32]
 
     def clicks(self, clicks: Iterable[Click]) -> None:
         """Records clicks."""
-        rows = [_row(*click, clicked=1) for click in clicks]
-        self._submit(self._write, rows)
+        self._submit(self._write_clicks, list(clicks))
 
     def close(self) -> None:
         """Writes what is pending, and the table of queries."""
@@ -176,7 +193,7 @@ class Recorder:
                 self._held -= size
 
     def _write_search(self, query: str, content: bytes, rows: list) -> None:
-        suffix = _SUFFIXES.get(faults.identify(content) or "", "bin")
+        suffix = _SUFFIXES.get(faults.identify(content) or "", _OTHER)
         path = self._pictures / f"{query}.{suffix}"
         try:
             os.utime(path)  # Keep pictures that are still searched for.
@@ -185,6 +202,22 @@ class Recorder:
                 path, lambda draft: draft.write_bytes(content), one_of_many=True
             )
         self._write(rows)
+
+    def _write_clicks(self, clicks: Sequence[Click]) -> None:
+        """Writes clicks, except those on searches that were not written."""
+        known = [one for one in clicks if self._keep(one.search.query)]
+        for _ in range(len(clicks) - len(known)):
+            self.on_loss()
+        if known:
+            self._write([_row(*click, clicked=1) for click in known])
+
+    def _keep(self, query: str) -> bool:
+        """Keeps a picture as long as a new one; returns whether it exists."""
+        for suffix in (*_SUFFIXES.values(), _OTHER):
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._pictures / f"{query}.{suffix}")
+                return True
+        return False
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         file = self._current()
@@ -210,15 +243,11 @@ class Recorder:
         return file
 
     def _expire(self) -> None:
-        """Removes files and pictures older than `days`."""
+        """Removes files older than `days`, and pictures a day later."""
         oldest = time.time() - self.days * _DAY
-        found = [*self._folder.glob("events-*.jsonl"), *_files(self._pictures)]
-        for path in found:
-            try:
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
-            except FileNotFoundError:
-                continue  # removed by another process
+        _remove(self._folder.glob("events-*.jsonl"), oldest)
+        # A file's last event may be a day younger than its first.
+        _remove(_files(self._pictures), oldest - _DAY)
         self._write_table()
 
     def _write_table(self) -> None:
@@ -237,6 +266,39 @@ class Recorder:
             self._file.close()
             self._file = None
         self._write_table()
+
+
+def _load_key(path: pathlib.Path) -> bytes:
+    """Returns the key in a file that only its owner can read.
+
+    Creates it if there is none. Processes that share the folder share the key.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        with open(handle, "r+b") as file:
+            with contextlib.suppress(OSError):  # no locks on some file systems
+                fcntl.flock(file, fcntl.LOCK_EX)
+            key = file.read()
+            if len(key) < _KEY_BYTES:  # new, or interrupted
+                key = secrets.token_bytes(_KEY_BYTES)
+                file.seek(0)
+                file.write(key)
+            return key
+    except OSError as error:
+        raise UserError(
+            f"The events cannot be recorded: {files.reason(error)}. Search IDs "
+            f"are signed with the key in {path}; make it readable and writable "
+            "for the server, or remove it."
+        ) from error
+
+
+def _remove(paths: Iterable[pathlib.Path], oldest: float) -> None:
+    """Removes the files that were last changed before `oldest`, in seconds."""
+    for path in paths:
+        # Another process may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def _today() -> str:

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+import anyio
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,6 +26,7 @@ from mixer_jax.service.stores.interface import Hit
 
 T = TypeVar("T")
 _SEVERAL = "queries"  # the key of several searches in one body
+_FEW = 100  # hits that are written faster than a thread starts to write them
 
 
 def routes(service: Service) -> list[Route]:
@@ -54,13 +57,17 @@ class _Handler:
                 found = await finished(
                     self._find(generation, one) for one in searches
                 )
-        answers = [
-            self._respond(request, *pair)
-            for pair in zip(searches, found, strict=True)
-        ]
-        seconds = time.perf_counter() - begin
-        body = {"answers": answers} if several else answers[0]
-        return JSONResponse(body | {"milliseconds": round(1000 * seconds, 1)})
+        respond = functools.partial(
+            self._respond,
+            request,
+            list(zip(searches, found, strict=True)),
+            several=several,
+            begin=begin,
+        )
+        # A long answer, or the digest of a picture, would delay other requests.
+        if service.recorder is not None or sum(map(len, found)) > _FEW:
+            return await anyio.to_thread.run_sync(respond)
+        return respond()
 
     async def _parse(
         self, upload: Upload, url: dict[str, Any]
@@ -93,6 +100,20 @@ class _Handler:
         return hits
 
     def _respond(
+        self,
+        request: Request,
+        pairs: Sequence[tuple[parameters.Search, Sequence[Hit]]],
+        *,
+        several: bool,
+        begin: float,
+    ) -> JSONResponse:
+        """Records searches with their hits, and returns the response."""
+        answers = [self._record(request, *pair) for pair in pairs]
+        seconds = time.perf_counter() - begin
+        body = {"answers": answers} if several else answers[0]
+        return JSONResponse(body | {"milliseconds": round(1000 * seconds, 1)})
+
+    def _record(
         self, request: Request, search: parameters.Search, hits: Sequence[Hit]
     ) -> dict[str, Any]:
         recorder = self._service.recorder

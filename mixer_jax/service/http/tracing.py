@@ -3,12 +3,15 @@
 import contextlib
 import datetime
 import json
+import queue
 import re
 import secrets
 import sys
+import threading
 import time
 from typing import IO, Any
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +20,8 @@ from mixer_jax.service.http.metrics import Metrics
 HEADER = "X-Request-ID"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_WAITING = 10_000  # lines that may wait to be written; others are dropped
+_FLUSH = 5  # seconds to write them at the end
 
 
 def with_tracing(
@@ -33,10 +38,13 @@ def with_tracing(
       log: whether to log each request.
       stream: where to log; default: standard error.
     """
+    lines = _Log(stream) if log else None
 
     async def traced(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
+            if lines is not None and scope["type"] == "lifespan":
+                await anyio.to_thread.run_sync(lines.flush)
             return
         begin, status = time.perf_counter(), 500
         given = Headers(scope=scope).get(HEADER, "")
@@ -59,12 +67,45 @@ def with_tracing(
             method = scope["method"] if scope["method"] in _METHODS else "other"
             metrics.requests.add(route, method, str(status))
             metrics.seconds.observe(seconds, route)
-            if log:
-                line = _line(scope, name, status, seconds)
-                with contextlib.suppress(OSError):
-                    print(line, file=stream or sys.stderr, flush=True)
+            if lines is not None:
+                lines.write(_line(scope, name, status, seconds))
 
     return traced
+
+
+class _Log:
+    """Writes lines in its own thread.
+
+    If nobody reads the stream, writing to it blocks, but must not block the
+    event loop.
+    """
+
+    def __init__(self, stream: IO[str] | None):
+        self._stream = stream
+        self._queue: queue.Queue[str | threading.Event] = queue.Queue(_WAITING)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def write(self, line: str) -> None:
+        """Queues a line."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(line)
+
+    def flush(self) -> None:
+        """Waits until all lines are written, for a limited time."""
+        done = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._queue.put(done, timeout=_FLUSH)
+            done.wait(_FLUSH)
+
+    def _run(self) -> None:
+        while True:
+            one = self._queue.get()
+            if isinstance(one, threading.Event):
+                one.set()
+                continue
+            # The stream may be closed.
+            with contextlib.suppress(OSError, ValueError):
+                print(one, file=self._stream or sys.stderr, flush=True)
 
 
 def _line(scope: Scope, name: str, status: int, seconds: float) -> str:

@@ -17,7 +17,8 @@ _IDLE_TIMEOUT = 60  # seconds without data before an upload is aborted
 _TOTAL_TIMEOUT = 600  # maximum seconds that an upload may occupy memory
 _FORM = "multipart/form-data"
 _NAME = re.compile(rb"(?i)\bfilename\*=(?!.*\bfilename=)")
-_MAX_FIELDS, _MAX_FIELD = 16, 4096  # other form fields; bytes in each
+# Other form fields, and bytes in each: texts have up to 10,000 characters.
+_MAX_FIELDS, _MAX_FIELD = 16, 65_536
 
 
 class Upload(NamedTuple):
@@ -144,20 +145,20 @@ async def _read_form(
     parser.spool_max_size = limit  # Keep files in memory, not on disk.
     try:
         form = await parser.parse()
+        try:
+            return await _take_file(form)
+        finally:
+            await form.close()
     except MultiPartException as error:
         raise HTTPException(
             400,
             f"The form is invalid: {error.message.rstrip('.')}; send one file, "
             "as curl -F file=@picture does.",
         ) from error
-    except (LookupError, UnicodeError) as error:  # in a part's header
+    except (LookupError, UnicodeError) as error:
         raise HTTPException(
             400, "The form's charset is unknown or wrong; use UTF-8."
         ) from error
-    try:
-        return await _take_file(form)
-    finally:
-        await form.close()
 
 
 async def _take_file(form: FormData) -> Upload:
@@ -166,5 +167,7 @@ async def _take_file(form: FormData) -> Upload:
         if isinstance(part, UploadFile):
             content = await part.read()
         else:
+            # Some charsets decode to lone surrogates, which cannot be stored.
+            (name + part).encode()
             fields.append((name, part))
     return Upload(content, fields=tuple(fields))

@@ -34,6 +34,18 @@ def test_queries_are_refused_if_too_many_are_in_flight(service):
     assert "mixer_index_items 12" in text
 
 
+def test_an_index_stays_open_while_its_items_are_counted(service, monkeypatch):
+    generation, users = service.generations.current, []
+
+    def count():
+        users.append(generation._users)
+        return 12
+
+    monkeypatch.setattr(generation.index.store, "count", count)
+    assert "mixer_index_items 12" in service.metrics.text()
+    assert users == [1]
+
+
 def test_a_write_after_a_rebuild_goes_to_the_new_index(
     service, place, color_net
 ):

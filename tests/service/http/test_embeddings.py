@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.service.batches import encoder
-from tests.service.conftest import draw
+from tests.service.conftest import draw, observe_loops
 
 
 def code(color):
@@ -48,6 +48,13 @@ def test_many_inputs_take_several_batches(client):
     rows = embed(client, given, input_type="document")["data"]
     first = [row["embedding"][0] > 0 for row in rows]
     assert first == [color == "red" for color in colors[:count]]
+
+
+def test_texts_are_tokenized_in_threads(client, shared, monkeypatch):
+    model = shared.current.encoder.model
+    loops = observe_loops(monkeypatch, model, "count_tokens")
+    embed(client, "a")
+    assert loops == [None]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Recording of searches and clicks, as click events."""
 
 import io
-import json
 import os
 import time
 
@@ -28,7 +27,7 @@ def read(folder):
 def test_a_search_and_its_click_are_one_exposure(tmp_path):
     recorder = Recorder(tmp_path, 90)
     red = draw("red")
-    search = recording.parse(recorder.search(red, "", ["a", "b"]))
+    search = recorder.parse(recorder.search(red, "", ["a", "b"]))
     recorder.clicks([Click(search, "b", 1)])
     recorder.search(red, "", ["a"])
     recorder.close()
@@ -50,7 +49,7 @@ def test_a_search_and_its_click_are_one_exposure(tmp_path):
 def test_queries_are_a_table_of_a_click_log(tmp_path):
     recorder = Recorder(tmp_path, 90)
     names = [
-        recording.parse(recorder.search(draw(color), box, ["a"])).query
+        recorder.parse(recorder.search(draw(color), box, ["a"])).query
         for color, box in (("red", ""), ("red", "1,2,9,12"), ("blue", ""))
     ]
     recorder.close()
@@ -96,7 +95,7 @@ def test_old_files_are_removed(tmp_path):
     (old,) = tmp_path.glob("events-*.jsonl")
     first, second = sorted((tmp_path / "pictures").iterdir())
     (tmp_path / "pictures" / "notes").write_text("mine")
-    past = time.time() - 3 * 86_400
+    past = time.time() - 4 * 86_400
     for path in (old, first, tmp_path / "pictures" / "notes"):
         os.utime(path, (past, past))
     Recorder(tmp_path, 2).close()
@@ -129,14 +128,91 @@ def test_a_folder_that_cannot_be_used_is_reported(tmp_path):
         Recorder(tmp_path / "file", 90)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "1-2-3", "a" * 99, f"{10**15}-{'a' * 16}-{'b' * 31}\n"]
-)
-def test_other_ids_are_not_searches(text):
-    assert recording.parse(text) is None
+def test_pictures_outlive_the_events_that_name_them(tmp_path):
+    recorder = Recorder(tmp_path, 2)
+    first = recorder.parse(recorder.search(draw("red"), "", ["a"]))
+    recorder.search(draw("blue"), "", ["a"])
+    recorder._executor.submit(lambda: None).result()
+    red, blue = sorted(
+        (tmp_path / "pictures").iterdir(), key=lambda p: p.stem != first.query
+    )
+    # Events are written until the end of the day.
+    past = time.time() - 2.9 * 86_400
+    for path in (red, blue):
+        os.utime(path, (past, past))
+    recorder.clicks([Click(first, "a", 0)])
+    recorder.close()
+    assert red.stat().st_mtime > past + 86_400
+    Recorder(tmp_path, 2).close()
+    assert blue.exists()
+    past -= 86_400
+    os.utime(blue, (past, past))
+    Recorder(tmp_path, 2).close()
+    table = pd.read_csv(tmp_path / "queries.csv")
+    assert table["query_id"].tolist() == [first.query]
 
 
-def test_ids_of_searches_are_parsed():
+def test_clicks_on_unwritten_searches_are_lost(tmp_path, monkeypatch):
+    lost = []
+    recorder = Recorder(tmp_path, 90)
+    recorder.on_loss = lambda: lost.append(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "_BACKLOG", 0)
+        search = recorder.parse(recorder.search(draw("red"), "", ["a"]))
+    recorder.clicks([Click(search, "a", 0)])
+    recorder.close()
+    assert len(lost) == 2
+    assert read(tmp_path) == []
+
+
+def sign(recorder, search):
+    """Returns the ID of a search."""
+    plain = "-".join(map(str, search))
+    return f"{plain}-{recorder._sign(plain)}"
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    made = Recorder(tmp_path, 90)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("text", ["", "1-2-3", "a" * 99, "é"])
+def test_other_ids_are_not_searches(recorder, text):
+    assert recorder.parse(text) is None
+
+
+def test_ids_of_searches_are_parsed(recorder):
     one = recording.Search(10**15, "a" * 16, "b" * 32 + "_1_2_3_4")
-    assert recording.parse(str(one)) == one
-    assert json.dumps(str(one))
+    assert recorder.parse(sign(recorder, one)) == one
+    assert recorder.parse(sign(recorder, one) + "\n") is None
+
+
+def test_forged_ids_are_refused(recorder, tmp_path):
+    text = recorder.search(draw("red"), "", ["a"])
+    search = recorder.parse(text)
+    for part in (*map(str, search), text.rpartition("-")[2]):
+        digit = "1" if part[-1] == "0" else "0"
+        forged = text.replace(part, part[:-1] + digit)
+        assert forged != text
+        assert recorder.parse(forged) is None
+    # Another process with the same folder accepts it, another folder does not.
+    for folder, expected in ((tmp_path, search), (tmp_path / "other", None)):
+        other = Recorder(folder, 90)
+        assert other.parse(text) == expected
+        other.close()
+
+
+def test_only_the_owner_can_read_the_key(recorder, tmp_path):
+    path = tmp_path / "search_ids.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_bytes() == recorder._key
+    assert len(recorder._key) == 32
+
+
+def test_an_incomplete_key_is_replaced(tmp_path):
+    (tmp_path / "search_ids.key").write_bytes(b"short")
+    made = Recorder(tmp_path, 90)
+    made.close()
+    assert (tmp_path / "search_ids.key").read_bytes() == made._key != b"short"

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from mixer_jax.service import server
 from mixer_jax.service.batches import searching
 from mixer_jax.service.batches.batching import FullError
+from mixer_jax.service.http import parameters, searches
 from mixer_jax.service.http.parameters import PARAMETERS
-from tests.service.conftest import draw
+from tests.service.conftest import draw, observe_loops
 
 
 def ask(client, url="/v1/search", **body):
@@ -178,6 +180,67 @@ def test_bad_searches_get_an_error_message(client, body, message):
     response = client.post("/v1/search", content=json.dumps(body))
     assert response.status_code == 400
     assert message in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"text": "\xed\xa0\x80"}',
+        '{"text": "\ud800"}'.encode("utf-16", "surrogatepass"),
+        '{"text": "a"}'.encode("utf-32"),
+        b'{"text": "\xff"}',
+    ],
+)
+def test_json_that_is_not_utf_8_gets_an_error_message(client, content):
+    response = client.post(
+        "/v1/search",
+        content=content,
+        headers={"content-type": "application/json"},
+    )
+    assert response.status_code == 400
+    assert "not valid UTF-8" in response.json()["error"]
+
+
+def test_json_may_start_with_a_byte_order_mark(client):
+    response = client.post(
+        "/v1/search",
+        content=b'\xef\xbb\xbf{"text": "a", "k": 1}',
+        headers={"content-type": "application/json"},
+    )
+    assert len(response.json()["results"]) == 1
+
+
+def test_long_conditions_are_refused(shared):
+    with TestClient(server.make_app(shared)) as client:
+        for where, status in (
+            ({"group": ["é" * 100] * 900}, 200),
+            ({"group": ["é" * 100] * 1000}, 400),
+            ({"x" * 100_000: 1}, 400),
+        ):
+            body = {"id": "red.png", "where": where}
+            response = client.post("/v1/search", json=body)
+            assert response.status_code == status
+            if status == 400:
+                message = response.json()["error"]
+                assert "at most 100,000 characters" in message
+
+
+def test_deep_conditions_are_refused():
+    where = {}
+    for _ in range(100_000):
+        where = {"group": where}
+    with pytest.raises(HTTPException, match="where is nested too deeply"):
+        parameters.check({"id": "red.png", "where": where})
+
+
+def test_long_answers_are_written_in_threads(client, monkeypatch):
+    loops = observe_loops(monkeypatch, searches, "_result")
+    ask(client, vector=[1, 0, 0], k=2)
+    assert None not in loops
+    monkeypatch.setattr(searches, "_FEW", 1)
+    loops.clear()
+    ask(client, vector=[1, 0, 0], k=2)
+    assert loops == [None] * 2
 
 
 VALUES = st.recursive(

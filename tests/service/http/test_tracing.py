@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import pytest
 from starlette.applications import Starlette
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from mixer_jax.service.http import tracing
 from mixer_jax.service.http.metrics import Metrics
+from tests.service.conftest import observe_loops
 
 
 @pytest.fixture
@@ -41,11 +43,42 @@ def test_sane_ids_are_taken_over(traced, given, is_kept):
     assert response.text
 
 
+def test_the_log_is_written_outside_the_event_loop(traced, monkeypatch):
+    client, log, _ = traced
+    loops = observe_loops(monkeypatch, log, "write")
+    with client:
+        client.get("/a/b")
+    assert log.getvalue().count("\n") == 1
+    assert set(loops) == {None}
+
+
+def test_a_log_that_nobody_reads_delays_no_request(traced, monkeypatch):
+    client, log, _ = traced
+    writing, opened, lines = threading.Event(), threading.Event(), []
+
+    def block(line):
+        writing.set()
+        opened.wait()
+        lines.append(line)
+
+    monkeypatch.setattr(tracing, "_WAITING", 2)
+    monkeypatch.setattr(log, "write", block)
+    with client:
+        client.get("/a/b")
+        writing.wait()
+        for _ in range(5):
+            assert client.get("/a/b").status_code == 200
+        opened.set()
+    # One line was being written, and two were waiting.
+    assert sum(line != "\n" for line in lines) == 3
+
+
 def test_requests_are_logged_and_counted(traced):
     client, log, metrics = traced
-    client.get("/a/b?key=secret", headers={"x-request-id": "one"})
-    client.request("STRANGE", "/a/b")
-    client.get("/none")
+    with client:  # The log is written at the end.
+        client.get("/a/b?key=secret", headers={"x-request-id": "one"})
+        client.request("STRANGE", "/a/b")
+        client.get("/none")
     rows = [json.loads(line) for line in log.getvalue().splitlines()]
     assert [row["status"] for row in rows] == [200, 405, 404]
     assert rows[0]["request_id"] == "one"

@@ -70,6 +70,31 @@ def test_a_form_is_read_as_a_picture_and_k(size):
     assert upload == uploads.Upload(b"picture", fields=(("k", "3"),))
 
 
+def field(content, charset="utf-8"):
+    """Returns the chunks and headers of a form with one text."""
+    body = FORM.replace(b"\r\n3\r\n", b"\r\n" + content + b"\r\n", 1)
+    kind = f"multipart/form-data; boundary=x; charset={charset}"
+    return [body], {"content-type": kind}
+
+
+def test_a_text_may_have_10_000_characters():
+    text = "\N{ROCKET}" * 10_000
+    upload = read(uploads.Reader(1), *field(text.encode()))
+    assert upload.fields == (("k", text),)
+    with pytest.raises(HTTPException, match="maximum size"):
+        read(uploads.Reader(1), *field(bytes(70_000)))
+
+
+@pytest.mark.parametrize(
+    ("content", "charset"),
+    [(rb"\ud800", "unicode_escape"), (b"+2AA-", "utf-7")],
+)
+def test_a_text_with_a_lone_surrogate_is_rejected(content, charset):
+    with pytest.raises(HTTPException, match="use UTF-8") as caught:
+        read(uploads.Reader(1), *field(content, charset))
+    assert caught.value.status_code == 400
+
+
 def test_bytes_count_until_the_context_ends():
     reader, seen = uploads.Reader(1), []
     read(reader, [b"picture"], during=lambda: seen.append(reader._held))
