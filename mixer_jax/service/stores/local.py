@@ -133,8 +133,8 @@ class LocalStore:
             yield
 
     @property
-    def state(self) -> tuple[int, int]:
-        """Numbers that change when any process writes."""
+    def state(self) -> int:
+        """A number that changes when any process writes."""
         return self._database.state
 
     @property
@@ -156,8 +156,8 @@ class LocalStore:
           UserError: if one is invalid or exists with another kind.
         """
         kinds = fields.declare(kinds)
-        with self._writing():
-            known = dict(self.fields)
+        with self._writing() as connection:
+            known = dict(reading.fields(connection))
             for name, kind in kinds.items():
                 if known.setdefault(name, kind) != kind:
                     raise UserError(

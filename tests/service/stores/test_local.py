@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -279,3 +280,21 @@ def test_another_writer_is_waited_for(store, monkeypatch):
         pytest.raises(UserError, match="locked by another process"),
     ):
         other.delete(["a"])
+
+
+def test_a_waiting_write_delays_no_search(store):
+    begun = threading.Event()
+
+    def write():
+        begun.set()
+        store.upsert([item("z", 1, 0.1)])
+
+    writing = threading.Thread(target=write)
+    with local.LocalStore.open(store.path.parent) as other, other.frozen():
+        writing.start()
+        begun.wait()
+        time.sleep(0.05)
+        assert found(store, 1, k=2) == ["a", "b"]
+    writing.join()
+    # If the search had waited for the write, the write would have failed.
+    assert found(store, 1, k=2) == ["a", "z"]
