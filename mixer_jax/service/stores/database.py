@@ -3,7 +3,7 @@
     meta      properties of the index, as JSON by key
     items     one row per item
     vectors   one row per vector; a row never changes its number or embedding,
-              and numbers are never reused
+              and numbers are never reused; `place` orders an item's vectors
     pictures  thumbnails
     removals  the numbers of removed vectors, in order
 
@@ -44,7 +44,8 @@ CREATE TABLE vectors (
   item INTEGER NOT NULL,
   content BLOB NOT NULL,
   embedding BLOB NOT NULL,
-  image TEXT NOT NULL
+  image TEXT NOT NULL,
+  place INTEGER NOT NULL
 );
 CREATE INDEX vectors_of_items ON vectors (item);
 CREATE TABLE pictures (number INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL);

@@ -22,7 +22,7 @@ from mixer_jax.runtime import files, paths
 from mixer_jax.runtime.errors import NewerFormatError, UserError
 from mixer_jax.service.stores import database
 
-FORMAT = 2  # incremented on changes that older versions cannot read
+FORMAT = 3  # incremented on changes that older versions cannot read
 INDEX = "index.json"
 KIND = folders.Kind("index", INDEX, (INDEX,), INDEX, ("format", "items"))
 _NAME = re.compile(r"items-([1-9][0-9]{0,17})\.sqlite")

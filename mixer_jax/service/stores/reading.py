@@ -69,7 +69,7 @@ def items(
     found = connection.execute(
         "SELECT id, content, embedding, image, coalesce(thumbnail, x'') "
         "FROM items JOIN vectors USING (item) LEFT JOIN pictures USING (number)"
-        f" WHERE id {_GIVEN} ORDER BY number",
+        f" WHERE id {_GIVEN} ORDER BY place",
         [_as_json(ids)],
     )
     for id, content, blob, image, thumbnail in found:

@@ -34,8 +34,8 @@ def test_what_is_written_is_synced_to_disk(base):
 
 
 def test_numbers_are_never_used_again(base):
-    row = "INSERT INTO vectors (item, content, embedding, image) "
-    row += "VALUES (1, x'00', x'00', '')"
+    row = "INSERT INTO vectors (item, content, embedding, image, place) "
+    row += "VALUES (1, x'00', x'00', '', 0)"
     with base.writing() as connection:
         connection.execute(row)
         connection.execute(row)

@@ -55,12 +55,12 @@ def test_a_used_generation_is_kept(tmp_path):
         ("{", "damaged"),
         ("[" * 100_000, "damaged"),
         ({"items": "items-1.sqlite"}, "the format in index.json is"),
-        ({"format": 2}, "None is not the name"),
-        ({"format": 2, "items": "../items-1.sqlite"}, "not the name"),
-        ({"format": 2, "items": "/etc/passwd"}, "not the name"),
-        ({"format": 2, "items": 1}, "not the name"),
-        ({"format": 3, "items": 1}, "has format 3, but this version"),
-        ({"format": 1}, "has format 1, which .* no longer reads; build it"),
+        ({"format": 3}, "None is not the name"),
+        ({"format": 3, "items": "../items-1.sqlite"}, "not the name"),
+        ({"format": 3, "items": "/etc/passwd"}, "not the name"),
+        ({"format": 3, "items": 1}, "not the name"),
+        ({"format": 4, "items": 1}, "has format 4, but this version"),
+        ({"format": 2}, "has format 2, which .* no longer reads; build it"),
     ],
 )
 def test_other_records_are_refused(tmp_path, record, message):
