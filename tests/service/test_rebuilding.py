@@ -133,6 +133,43 @@ def test_thumbnails_replace_missing_pictures(
         assert index.images == tmp_path / "moved"
 
 
+@pytest.fixture
+def sent(color_run, colors, tmp_path):
+    """An index without thumbnails, with items that were sent to it."""
+    folder = tmp_path / "index"
+    table = colors[0] / "colors.csv"
+    building.build(folder, workdir=color_run, table=table)
+    content = (colors[0] / "red_document_forward.png").read_bytes()
+    with opening.open_with(folder) as index:
+        given = {"images": [content, content, None]}
+        given["texts"] = ["red paint", None, "words"]
+        index.upsert(["both", "picture", "text"], **given)
+    return folder
+
+
+def test_pictures_that_are_not_stored_stop_a_rebuild(sent, other, color_run):
+    message = "2 items, such as 'both', cannot .*picture is not stored"
+    with pytest.raises(UserError, match=message):
+        rebuilding.rebuild(sent, color_run)
+    with LocalStore.open(sent) as store:
+        store.delete(["picture"])
+    with pytest.raises(UserError, match="Item 'both' cannot be embedded"):
+        rebuilding.rebuild(sent, color_run)
+    # Nothing was embedded before.
+    assert other == []
+    with LocalStore.open(sent) as store:
+        store.delete(["both"])
+    assert rebuilding.rebuild(sent, color_run) == (13, 0)
+
+
+def test_a_picture_sent_during_a_rebuild_stops_it(
+    sent, other, color_run, monkeypatch
+):
+    monkeypatch.setattr(rebuilding, "_check", lambda index: None)
+    with pytest.raises(UserError, match="Item 'both' cannot be embedded"):
+        rebuilding.rebuild(sent, color_run)
+
+
 def test_items_that_cannot_be_embedded_are_named(
     color_run, colors, tmp_path, other
 ):
@@ -146,7 +183,7 @@ def test_items_that_cannot_be_embedded_are_named(
         store.delete(["gray_document_forward"])
     with opening.open_with(folder) as index:
         index.upsert(["vector"], vectors=[[1, 0, 0]])
-    with pytest.raises(UserError, match=r"'vector' .*neither a picture nor"):
+    with pytest.raises(UserError, match=r"'vector' .*picture is not stored"):
         rebuilding.rebuild(folder, color_run)
     with LocalStore.open(folder) as store:
         store._database.set(fingerprint="")

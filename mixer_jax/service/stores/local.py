@@ -256,6 +256,17 @@ class LocalStore:
             )
             return [image for (image,) in rows]
 
+    def without_thumbnail(self, size: int) -> Iterator[list[reading.Bare]]:
+        """Yields the vectors without a thumbnail, at most `size` at once."""
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                found = reading.without_thumbnail(connection, last, size)
+            if not found:
+                return
+            yield found
+            last = found[-1].number
+
     def picture(self, number: int) -> Picture | None:
         """Returns the picture of a vector; None if there is no such vector."""
         with self._database.reading() as connection:
