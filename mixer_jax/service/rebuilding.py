@@ -17,6 +17,7 @@ from mixer_jax.service.stores.interface import Item, Vector
 from mixer_jax.service.stores.local import LocalStore
 
 _ITEMS = 1024  # embedded and written at once
+_COPIES = 3  # maximum number of copies before writes are held up
 
 
 def rebuild(
@@ -82,12 +83,18 @@ def _check(index: Index) -> None:
 
 def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
     """Copies all items, and publishes the new store."""
-    before = old.state
-    work.copy("Embedding items")
-    with old.frozen():
+    label = "Embedding items"
+    for _ in range(_COPIES):
+        before = old.state
+        work.copy(label)
         # Copy what other processes have written in the meantime.
+        label = "Embedding changed items"
+        if old.state == before:
+            break
+    # Nobody can write during the rest, so it should be short.
+    with old.frozen():
         if old.state != before:
-            work.copy("Embedding changed items")
+            work.copy(label)
         work.remove_others()
         new.publish()
 
@@ -116,11 +123,9 @@ class _Work:
 
     def remove_others(self) -> None:
         """Removes the items that the old store no longer has."""
-        for items in self._new.iterate(_ITEMS):
-            ids = [item.id for item in items]
-            found = self._old.get(ids)
-            gone = [i for i, one in zip(ids, found, strict=True) if one is None]
-            self._new.delete(gone)
+        for ids in self._new.ids(_ITEMS):
+            known = self._old.existing(ids)
+            self._new.delete([id for id in ids if id not in known])
 
     def _embed(self, items: Sequence[Item]) -> list[Item]:
         known = self._new.contents([item.id for item in items])

@@ -7,6 +7,7 @@ import mixer_jax
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import building, opening, rebuilding
+from mixer_jax.service.stores import database
 from mixer_jax.service.stores.local import LocalStore
 from tests.color_model import ColorModel
 
@@ -99,6 +100,45 @@ def test_writes_during_a_rebuild_are_kept(
     assert "late" in after
     assert "red_document_forward" not in after
     assert other == [12, 1]
+
+
+def test_writers_wait_for_the_last_changes_only(
+    folder, other, color_run, monkeypatch
+):
+    copy, labels = rebuilding._Work.copy, []
+
+    def copy_and_write(self, label):
+        copy(self, label)
+        labels.append(label)
+        if len(labels) <= 2:
+            with LocalStore.open(folder) as store:
+                (item,) = store.get(["blue_document_forward"])
+                store.upsert([item._replace(id=f"late {len(labels)}")])
+
+    # A write that has to wait fails.
+    monkeypatch.setattr(database, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(rebuilding._Work, "copy", copy_and_write)
+    assert rebuilding.rebuild(folder, color_run) == (14, 0)
+    assert {"late 1", "late 2"} < embeddings(folder).keys()
+    assert labels == ["Embedding items", *["Embedding changed items"] * 2]
+
+
+def test_changes_during_all_copies_are_kept(
+    folder, other, color_run, monkeypatch
+):
+    copy, labels = rebuilding._Work.copy, []
+
+    def copy_and_write(self, label):
+        copy(self, label)
+        labels.append(label)
+        if len(labels) <= rebuilding._COPIES:
+            with LocalStore.open(folder) as store:
+                (item,) = store.get(["blue_document_forward"])
+                store.upsert([item._replace(id=f"late {len(labels)}")])
+
+    monkeypatch.setattr(rebuilding._Work, "copy", copy_and_write)
+    assert rebuilding.rebuild(folder, color_run) == (15, 0)
+    assert len(labels) == 1 + rebuilding._COPIES
 
 
 def test_an_interrupted_rebuild_is_continued(

@@ -294,6 +294,22 @@ class LocalStore:
             yield [found[one] for one in ids]
             last = ids[-1]
 
+    def ids(self, size: int) -> Iterator[list[str]]:
+        """Yields all IDs in order, at most `size` at once."""
+        last = ""
+        while True:
+            with self._database.reading() as connection:
+                ids = reading.ids_after(connection, last, size)
+            if not ids:
+                return
+            yield ids
+            last = ids[-1]
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        """Returns those of the IDs that items have."""
+        with self._database.reading() as connection:
+            return reading.existing(connection, ids)
+
     def flush(self) -> None:
         """Writes SQLite's log back to the file."""
         self._database.flush()

@@ -54,6 +54,23 @@ def rows(
     return {id: tuple(row) for id, *row in found}
 
 
+def existing(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Returns those of the IDs that items have."""
+    found = connection.execute(
+        f"SELECT id FROM items WHERE id {_GIVEN}", [_as_json(ids)]
+    )
+    return {id for (id,) in found}
+
+
+def numbers(connection: sqlite3.Connection, id: str) -> list[int]:
+    """Returns the numbers of an item's vectors."""
+    found = connection.execute(
+        f"SELECT number FROM items JOIN vectors USING (item) WHERE id {_GIVEN}",
+        [_as_json([id])],
+    )
+    return [number for (number,) in found]
+
+
 def contents(
     connection: sqlite3.Connection, ids: Sequence[str]
 ) -> dict[str, set[bytes]]:

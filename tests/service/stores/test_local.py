@@ -160,6 +160,10 @@ def test_invalid_queries_are_rejected(store):
 
 
 def test_all_items_are_iterated(store):
+    assert list(store.ids(2)) == [["a", "b"], ["c"]]
+    assert store.existing(["c", "no"]) == {"c"}
+    bare = [[one.id for one in part] for part in store.without_thumbnail(2)]
+    assert bare == [["a", "b"], ["c"]]
     parts = list(store.iterate(2))
     assert [[one.id for one in part] for part in parts] == [["a", "b"], ["c"]]
     np.testing.assert_array_equal(
