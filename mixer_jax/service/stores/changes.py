@@ -117,7 +117,8 @@ def _write_row(
     connection: sqlite3.Connection, item: Item, known: Mapping[str, tuple]
 ) -> int:
     """Writes the row of an item unless it has not changed; returns its key."""
-    values = json.dumps(item.fields, sort_keys=True)
+    # SQLite before 3.45 does not decode escapes in names.
+    values = json.dumps(item.fields, sort_keys=True, ensure_ascii=False)
     row = item.text, item.group, item.category, values
     if item.id not in known:
         return connection.execute(

@@ -43,11 +43,12 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
       UserError: if a name or a kind is not valid.
     """
     for name, kind in fields.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        is_name = isinstance(name, str) and _NAME.fullmatch(name)
+        if not is_name or not is_storable(name):
             raise UserError(
                 f"A field cannot have the name {quoted(name)}; a name has 1 to "
-                "64 characters other than quotes, colons, commas, backslashes "
-                "and control characters."
+                "64 characters other than quotes, colons, commas, backslashes, "
+                "control characters and lone surrogates."
             )
         if name in _TAKEN:
             raise UserError(

@@ -15,6 +15,7 @@ def test_declarations_are_parsed():
         ('a"b', "cannot have the name"),
         ("group", "which is reserved"),
         ("x" * 65, "1 to 64 characters"),
+        ("x\ud800", "lone surrogates"),
     ):
         with pytest.raises(UserError, match=message):
             fields.parse(text)
