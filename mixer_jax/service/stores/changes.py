@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixer_jax.runtime.arrays import normalize
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.text import quoted
 from mixer_jax.service.stores import encoding, fields, reading
 from mixer_jax.service.stores.interface import Item, Vector
@@ -187,7 +187,7 @@ def _add(
 ) -> encoding.Loss:
     for id, _, vector, _ in added:
         if vector.embedding is None:
-            raise UserError(
+            raise PassingError(
                 f"Item {quoted(id)} was changed by another process while it "
                 "was being written; repeat the command."
             )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError
 from mixer_jax.service.stores import changes, reading
 from mixer_jax.service.stores.interface import Item
 from tests.service.stores import items
@@ -78,5 +78,7 @@ def test_embeddings_are_stored_as_unit_rows(connection):
 def test_a_vector_without_an_embedding_must_be_stored(connection):
     kept = vector(1)._replace(embedding=None)
     assert upsert(connection, Item("a", (kept,))) == 0
-    with pytest.raises(UserError, match="'b' was changed by another process"):
+    with pytest.raises(
+        PassingError, match="'b' was changed by another process"
+    ):
         upsert(connection, Item("b", (kept,)))
