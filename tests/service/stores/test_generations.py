@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.service.stores import generations
 
 
@@ -32,6 +32,32 @@ def test_a_damaged_draft_is_replaced(tmp_path):
     first.write_bytes(b"nothing")
     assert generations.begin(tmp_path, {"a": 1}) != first
     assert not first.exists()
+
+
+@pytest.mark.parametrize("content", [b"nothing", None])
+def test_a_damaged_generation_can_be_built_again(tmp_path, content):
+    first = generations.begin(tmp_path, {"a": 1})
+    generations.switch(first)
+    first.unlink()
+    if content is not None:
+        first.write_bytes(content)
+    second = generations.begin(tmp_path, {"a": 1})
+    generations.switch(second)
+    assert generations.read(tmp_path) == second
+    assert names(tmp_path) == [second.name]
+
+
+def test_numbers_are_not_used_again_while_the_file_is_locked(
+    tmp_path, monkeypatch
+):
+    generations.switch(generations.begin(tmp_path, {}))
+
+    def lock(connection):
+        raise PassingError("locked")
+
+    monkeypatch.setattr(generations.database, "last_numbers", lock)
+    with pytest.raises(PassingError):
+        generations.begin(tmp_path, {})
 
 
 def test_a_used_generation_is_kept(tmp_path):

@@ -243,6 +243,9 @@ def test_a_damaged_file_is_reported(store, tmp_path):
     store.path.unlink()
     with pytest.raises(UserError, match=r"items-1\.sqlite is missing"):
         local.LocalStore.open(tmp_path / "index")
+    make(tmp_path / "index", item("new", 1)).close()
+    with local.LocalStore.open(tmp_path / "index") as again:
+        assert found(again, 1) == ["new"]
 
 
 def test_an_invalid_property_is_reported(store, tmp_path):
