@@ -121,6 +121,7 @@ class Store(Protocol):
         offset: int = 0,
         min_score: float | None = None,
         group_by: str | None = None,
+        without: str | None = None,
     ) -> list[list[Hit]]:
         """Finds the items that are nearest to each query.
 
@@ -131,6 +132,8 @@ class Store(Protocol):
           offset: the number of nearest items to leave out.
           min_score: the minimum cosine.
           group_by: a field; only the nearest item of each value is returned.
+          without: the ID of an item to leave out, which then does not
+            represent its group.
         """
 
     def count(self) -> int:

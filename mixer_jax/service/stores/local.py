@@ -207,6 +207,7 @@ class LocalStore:
         offset: int = 0,
         min_score: float | None = None,
         group_by: str | None = None,
+        without: str | None = None,
     ) -> list[list[Hit]]:
         """Finds the nearest items; see `interface.Store`.
 
@@ -227,6 +228,7 @@ class LocalStore:
                 k + offset,
                 where=where,
                 group_by=group_by,
+                without=without,
             )
             kept = [
                 [

@@ -98,6 +98,24 @@ def test_filters_and_groups(store):
         found(store, 1, group_by="x")
 
 
+def test_names_of_fields_may_have_any_letters(store):
+    store.declare({"größe": "text"})
+    large = {"größe": "groß"}
+    store.upsert([item("d", 1, 0.1, fields=large), item("e", 1, fields=large)])
+    assert found(store, 1, where=large) == ["e", "d"]
+    assert "d" not in found(store, 1, group_by="größe")
+
+
+def test_an_item_can_be_left_out(store):
+    assert found(store, 1, without="a") == ["b", "c"]
+    assert found(store, 1, without="none") == ["a", "b", "c"]
+    where = {"brand": "acme"}
+    assert found(store, 1, without="a", where=where) == ["c"]
+    assert found(store, 1, where=where) == ["a", "c"]
+    # Otherwise, it would represent its group.
+    assert found(store, 1, without="a", group_by="brand") == ["b", "c"]
+
+
 def test_a_change_of_fields_alone_is_seen(store):
     assert found(store, 1, where={"brand": "new"}) == []
     store.upsert([item("b", 1, 1, fields={"brand": "new"})])
