@@ -100,8 +100,15 @@ class Store(Protocol):
     fingerprint: str
     fields: Mapping[str, str]
 
-    def upsert(self, items: Sequence[Item]) -> None:
-        """Writes items, replacing those with the same IDs; all or none."""
+    def upsert(
+        self, items: Sequence[Item], kinds: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes items, replacing those with the same IDs; all or none.
+
+        Args:
+          items: the items.
+          kinds: the fields to declare if none are declared yet.
+        """
 
     def delete(self, ids: Sequence[str]) -> int:
         """Removes items; returns how many existed."""

@@ -166,17 +166,27 @@ class LocalStore:
                     )
             self._database.set(fields=known)
 
-    def upsert(self, items: Sequence[Item]) -> None:
+    def upsert(
+        self, items: Sequence[Item], kinds: Mapping[str, str] | None = None
+    ) -> None:
         """Writes items, replacing those with the same IDs; all or none.
 
         A stored vector with the content of a new one stays as it is.
+
+        Args:
+          items: the items.
+          kinds: the fields to declare if none are declared yet.
 
         Raises:
           UserError: if an item is invalid, or an embedding has another length
             or is not finite.
         """
-        checked = changes.check(items, self.fields, self.dim)
+        declared = self.fields
+        new = {} if declared else fields.declare(kinds or {})
+        checked = changes.check(items, declared or new, self.dim)
         with self._writing() as connection:
+            if new:
+                self.declare(new)
             loss = changes.upsert(connection, checked, self.storage)
             if loss.count:
                 total = reading.loss(connection).plus(loss)

@@ -177,6 +177,20 @@ def test_invalid_queries_are_rejected(store):
             store.search(query, 1)
 
 
+def test_fields_are_declared_with_the_first_valid_item(tmp_path):
+    kinds = {"size": "number"}
+    with make(tmp_path, fields={}) as store:
+        with pytest.raises(UserError, match="zero or not finite"):
+            store.upsert([item("a", 0)], kinds)
+        with pytest.raises(UserError, match="cannot have the name"):
+            store.upsert([item("a", 1)], {"": "text"})
+        assert store.fields == {}
+        store.upsert([item("a", 1, fields={"size": 2})], kinds)
+        assert store.fields == kinds
+        store.upsert([item("a", 1)], {"other": "text"})
+        assert store.fields == kinds
+
+
 def test_all_items_are_iterated(store):
     assert list(store.ids(2)) == [["a", "b"], ["c"]]
     assert store.existing(["c", "no"]) == {"c"}
