@@ -149,7 +149,7 @@ def test_a_failed_upsert_changes_nothing(store, monkeypatch):
     for bad, message in (
         (item("x", 1, fields={"brnad": "a"}), "'brnad'; did you mean 'brand'"),
         (item("x", 1, fields={"price": "1"}), "this field is a number"),
-        (Item("", (vector(1),)), "not empty"),
+        (Item("", (vector(1),)), "non-empty string"),
         (Item("x", ()), "no vector"),
         (Item("x", (Vector(b"x", np.zeros(3)),)), r"the shape \(3,\), but"),
         (item("x", 0), "zero or not finite"),
