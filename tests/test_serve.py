@@ -80,7 +80,7 @@ def test_invalid_arguments_are_rejected(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_an_index_of_another_format_is_refused(folder, capsys):
-    for format, message in ((3, "has format 3, but"), (1, "no longer reads")):
+    for format, message in ((4, "has format 4, but"), (2, "no longer reads")):
         metadata = json.loads((folder / "index.json").read_text())
         text = json.dumps(metadata | {"format": format})
         (folder / "index.json").write_text(text)

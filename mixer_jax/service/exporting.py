@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from mixer_jax.runtime import files, paths, progress
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.sources import EMBEDDING, ID, ITEM
 from mixer_jax.service.stores import fields
-from mixer_jax.service.stores.interface import Item
+from mixer_jax.service.stores.interface import Item, Value
 from mixer_jax.service.stores.local import LocalStore
 
 _ITEMS = 4096  # written at once
@@ -84,7 +84,7 @@ def _batches(store: LocalStore, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _batch(
-    items: Sequence[Item], schema: pa.Schema, kinds: Sequence[str]
+    items: Sequence[Item], schema: pa.Schema, kinds: Mapping[str, str]
 ) -> pa.RecordBatch:
     rows = [
         (item, place, vector)
@@ -102,9 +102,19 @@ def _batch(
         [item.group for item, *_ in rows],
         [item.category for item, *_ in rows],
     ]
-    columns += [[i.fields.get(name) for i, *_ in rows] for name in kinds]
+    columns += [
+        [_cell(item.fields.get(name), kind) for item, *_ in rows]
+        for name, kind in kinds.items()
+    ]
     arrays = [
         pa.array(column, field.type) if isinstance(column, list) else column
         for column, field in zip(columns, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cell(value: Value | None, kind: str) -> Value | None:
+    # PyArrow refuses integers that float64 cannot represent.
+    if value is None or kind != fields.NUMBER:
+        return value
+    return float(value)

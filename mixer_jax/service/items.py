@@ -148,11 +148,10 @@ class Index:
             groups=groups,
             categories=categories,
         )
-        if (kinds := entries.kinds(given)) and not self.store.fields:
-            self.store.declare(kinds)
+        kinds = entries.kinds(given)
         for start in range(0, len(given), _ITEMS):
             part = given[start : start + _ITEMS]
-            self.store.upsert(self._embed(part, batch_size))
+            self.store.upsert(self._embed(part, batch_size), kinds)
 
     def _embed(
         self, given: Sequence[entries.Entry], batch_size: int

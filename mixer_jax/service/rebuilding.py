@@ -17,6 +17,7 @@ from mixer_jax.service.stores.interface import Item, Vector
 from mixer_jax.service.stores.local import LocalStore
 
 _ITEMS = 1024  # embedded and written at once
+_COPIES = 3  # maximum number of copies before writes are held up
 
 
 def rebuild(
@@ -44,11 +45,13 @@ def rebuild(
       their thumbnails because their files are missing.
 
     Raises:
-      UserError: if an item has neither a picture nor a text.
+      UserError: if an item cannot be embedded from what the index stores.
     """
     with folder_lock.hold(folder, "--index"), LocalStore.open(folder) as old:
         opening.require_known(old)
         root = opening.find_images(old, images)
+        index = Index(old, None, root, lambda: load(workdir))
+        _check(index)
         model = load(workdir)
         properties = opening.describe(
             model.dim,
@@ -61,19 +64,37 @@ def rebuild(
             pathlib.Path(folder), model=workdir, images=root
         )
         with LocalStore.draft(folder, properties) as new:
-            work = _Work(old, new, model, root, batch_size)
+            work = _Work(index, new, model, batch_size)
             _run(work, old, new)
             return new.count(), work.copies
 
 
+def _check(index: Index) -> None:
+    """Raises a `UserError` if items cannot be embedded again."""
+    lost: dict[str, None] = {}  # a set that keeps the order
+    for vectors in index.store.without_thumbnail(_ITEMS):
+        for one in vectors:
+            has_file = index.path_of(one.image) is not None
+            if not has_file and not _is_text(one.content, one.text):
+                lost[one.id] = None
+    if lost:
+        raise _lost_error(*lost)
+
+
 def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
     """Copies all items, and publishes the new store."""
-    before = old.state
-    work.copy("Embedding items")
-    with old.frozen():
+    label = "Embedding items"
+    for _ in range(_COPIES):
+        before = old.state
+        work.copy(label)
         # Copy what other processes have written in the meantime.
+        label = "Embedding changed items"
+        if old.state == before:
+            break
+    # Nobody can write during the rest, so it should be short.
+    with old.frozen():
         if old.state != before:
-            work.copy("Embedding changed items")
+            work.copy(label)
         work.remove_others()
         new.publish()
 
@@ -83,14 +104,13 @@ class _Work:
 
     def __init__(
         self,
-        old: LocalStore,
+        index: Index,
         new: LocalStore,
         model: Model,
-        root: pathlib.Path | None,
         batch_size: int,
     ):
-        self._old, self._new, self._model = old, new, model
-        self._index = Index(old, None, root, lambda: model)
+        self._index, self._old = index, index.store
+        self._new, self._model = new, model
         self._batch_size = batch_size
         self.copies = 0
 
@@ -103,11 +123,9 @@ class _Work:
 
     def remove_others(self) -> None:
         """Removes the items that the old store no longer has."""
-        for items in self._new.iterate(_ITEMS):
-            ids = [item.id for item in items]
-            found = self._old.get(ids)
-            gone = [i for i, one in zip(ids, found, strict=True) if one is None]
-            self._new.delete(gone)
+        for ids in self._new.ids(_ITEMS):
+            known = self._old.existing(ids)
+            self._new.delete([id for id in ids if id not in known])
 
     def _embed(self, items: Sequence[Item]) -> list[Item]:
         known = self._new.contents([item.id for item in items])
@@ -130,7 +148,7 @@ class _Work:
         return entries.Loaded(item, pictures, is_new)
 
     def _picture(self, item: Item, vector: Vector) -> bytes | None:
-        """Returns the bytes of a picture; None for an item without one."""
+        """Returns the bytes of a picture; None if the text was embedded."""
         path = self._index.path_of(vector.image)
         if path is not None:
             try:
@@ -145,9 +163,23 @@ class _Work:
         if vector.thumbnail:
             self.copies += 1
             return vector.thumbnail
-        if not item.text.strip():
-            raise UserError(
-                f"Item {quoted(item.id)} cannot be embedded again: it has "
-                "neither a picture nor a text."
-            )
+        if not _is_text(vector.content, item.text):
+            raise _lost_error(item.id)  # written since `check`
         return None
+
+
+def _is_text(content: bytes, text: str) -> bool:
+    """Returns whether a vector is the embedding of its item's text alone."""
+    return bool(text.strip()) and content == entries.content_of(b"", text)
+
+
+def _lost_error(first: str, *others: str) -> UserError:
+    count = 1 + len(others)
+    subject = f"{count:,} items, such as {quoted(first)},"
+    if not others:
+        subject = f"Item {quoted(first)}"
+    return UserError(
+        f"{subject} cannot be embedded again: a picture is not stored, and the "
+        "text alone is not what was embedded. Write each again with its "
+        "pictures, or delete it."
+    )

@@ -264,14 +264,15 @@ def _split(part: Chunk) -> tuple[Chunk, Chunk]:
 
 
 def _check_new(path: pathlib.Path, frame: pd.DataFrame, done: set) -> None:
-    """Checks that the rows of items with several rows are not scattered."""
-    several = set(frame[ITEM][frame[ITEM] != frame[ID]])
-    if again := several & done:
+    """Checks that the rows of an item are not scattered."""
+    # The rows of a later chunk would replace those of an earlier one.
+    items = set(frame[ITEM])
+    if again := items & done:
         raise UserError(
             f"The rows of item {quoted(min(again))} in {path} are not "
-            f"adjacent; sort the file by {ITEM}."
+            f"adjacent; sort the file by {ITEM}, or by {ID} where it is empty."
         )
-    done |= several
+    done |= items
 
 
 def _batches(path: pathlib.Path) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:

@@ -42,6 +42,14 @@ def test_an_export_can_be_built(folder, tmp_path):
         assert len(one.vectors) == len(other.vectors)
 
 
+def test_large_numbers_are_exported(folder, tmp_path):
+    with LocalStore.open(folder) as store:
+        store.upsert([items.item("b", 1, fields={"price": 2**53 + 1})])
+    exporting.export(folder, tmp_path / "all.parquet")
+    rows = pd.read_parquet(tmp_path / "all.parquet")
+    assert rows.price.dropna().tolist() == [2.0**53]
+
+
 def test_an_invalid_destination_is_rejected(folder, tmp_path):
     with pytest.raises(UserError, match="does not end in"):
         exporting.export(folder, tmp_path / "all.csv")

@@ -167,6 +167,24 @@ def test_fields_of_the_first_upsert_are_declared(filled):
         filled.upsert(["x"], texts=["x"], fields=[{"brnad": "x"}])
 
 
+def test_an_invalid_first_upsert_declares_no_fields(index):
+    given = {"vectors": [[0, 0, 0]], "fields": [{"size": 1}]}
+    with pytest.raises(UserError, match="zero or not finite"):
+        index.upsert(["a"], **given)
+    assert index.store.fields == {}
+    index.upsert(["a"], vectors=[[1, 0, 0]], fields=[{"size": "L"}])
+    assert index.store.fields == {"size": "text"}
+
+
+def test_the_first_picture_stays_the_first(index):
+    red, green, blue = map(picture, (RED, GREEN, BLUE))
+    index.upsert(["a"], images=[[red, blue]])
+    index.upsert(["a"], images=[[green, blue]])
+    first, second = index.get("a").vectors
+    assert first.embedding.argmax() == 1
+    assert second.embedding.argmax() == 2
+
+
 def test_invalid_items_are_rejected(index):
     for ids, given, message in (
         ("a", {"texts": ["a"]}, "ids is a single ID"),

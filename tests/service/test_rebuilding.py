@@ -7,6 +7,7 @@ import mixer_jax
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import building, opening, rebuilding
+from mixer_jax.service.stores import database
 from mixer_jax.service.stores.local import LocalStore
 from tests.color_model import ColorModel
 
@@ -101,6 +102,45 @@ def test_writes_during_a_rebuild_are_kept(
     assert other == [12, 1]
 
 
+def test_writers_wait_for_the_last_changes_only(
+    folder, other, color_run, monkeypatch
+):
+    copy, labels = rebuilding._Work.copy, []
+
+    def copy_and_write(self, label):
+        copy(self, label)
+        labels.append(label)
+        if len(labels) <= 2:
+            with LocalStore.open(folder) as store:
+                (item,) = store.get(["blue_document_forward"])
+                store.upsert([item._replace(id=f"late {len(labels)}")])
+
+    # A write that has to wait fails.
+    monkeypatch.setattr(database, "_TIMEOUT", 0.01)
+    monkeypatch.setattr(rebuilding._Work, "copy", copy_and_write)
+    assert rebuilding.rebuild(folder, color_run) == (14, 0)
+    assert {"late 1", "late 2"} < embeddings(folder).keys()
+    assert labels == ["Embedding items", *["Embedding changed items"] * 2]
+
+
+def test_changes_during_all_copies_are_kept(
+    folder, other, color_run, monkeypatch
+):
+    copy, labels = rebuilding._Work.copy, []
+
+    def copy_and_write(self, label):
+        copy(self, label)
+        labels.append(label)
+        if len(labels) <= rebuilding._COPIES:
+            with LocalStore.open(folder) as store:
+                (item,) = store.get(["blue_document_forward"])
+                store.upsert([item._replace(id=f"late {len(labels)}")])
+
+    monkeypatch.setattr(rebuilding._Work, "copy", copy_and_write)
+    assert rebuilding.rebuild(folder, color_run) == (15, 0)
+    assert len(labels) == 1 + rebuilding._COPIES
+
+
 def test_an_interrupted_rebuild_is_continued(
     folder, other, color_run, monkeypatch
 ):
@@ -133,6 +173,43 @@ def test_thumbnails_replace_missing_pictures(
         assert index.images == tmp_path / "moved"
 
 
+@pytest.fixture
+def sent(color_run, colors, tmp_path):
+    """An index without thumbnails, with items that were sent to it."""
+    folder = tmp_path / "index"
+    table = colors[0] / "colors.csv"
+    building.build(folder, workdir=color_run, table=table)
+    content = (colors[0] / "red_document_forward.png").read_bytes()
+    with opening.open_with(folder) as index:
+        given = {"images": [content, content, None]}
+        given["texts"] = ["red paint", None, "words"]
+        index.upsert(["both", "picture", "text"], **given)
+    return folder
+
+
+def test_pictures_that_are_not_stored_stop_a_rebuild(sent, other, color_run):
+    message = "2 items, such as 'both', cannot .*picture is not stored"
+    with pytest.raises(UserError, match=message):
+        rebuilding.rebuild(sent, color_run)
+    with LocalStore.open(sent) as store:
+        store.delete(["picture"])
+    with pytest.raises(UserError, match="Item 'both' cannot be embedded"):
+        rebuilding.rebuild(sent, color_run)
+    # Nothing was embedded before.
+    assert other == []
+    with LocalStore.open(sent) as store:
+        store.delete(["both"])
+    assert rebuilding.rebuild(sent, color_run) == (13, 0)
+
+
+def test_a_picture_sent_during_a_rebuild_stops_it(
+    sent, other, color_run, monkeypatch
+):
+    monkeypatch.setattr(rebuilding, "_check", lambda index: None)
+    with pytest.raises(UserError, match="Item 'both' cannot be embedded"):
+        rebuilding.rebuild(sent, color_run)
+
+
 def test_items_that_cannot_be_embedded_are_named(
     color_run, colors, tmp_path, other
 ):
@@ -146,7 +223,7 @@ def test_items_that_cannot_be_embedded_are_named(
         store.delete(["gray_document_forward"])
     with opening.open_with(folder) as index:
         index.upsert(["vector"], vectors=[[1, 0, 0]])
-    with pytest.raises(UserError, match=r"'vector' .*neither a picture nor"):
+    with pytest.raises(UserError, match=r"'vector' .*picture is not stored"):
         rebuilding.rebuild(folder, color_run)
     with LocalStore.open(folder) as store:
         store._database.set(fingerprint="")

@@ -29,12 +29,23 @@ def test_rows_of_an_item_are_in_one_chunk(tmp_path, monkeypatch):
     np.testing.assert_array_equal(rows, np.arange(14).reshape(7, 2))
 
 
-def test_scattered_rows_of_an_item_are_rejected(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("ids", "items"),
+    [
+        ("abcdefg", ["x", "", "", "", "", "x", ""]),
+        ("xbcdefg", ["", "", "", "", "", "x", ""]),
+        ("abcdefx", ["x", "", "", "", "", "", ""]),
+        ("xbcdefx", [""] * 7),
+    ],
+)
+def test_scattered_rows_of_an_item_are_rejected(
+    tmp_path, monkeypatch, ids, items
+):
     monkeypatch.setattr(sources, "ROWS", 2)
     path = write(
         tmp_path / "a.parquet",
-        sample_id=list("abcdefg"),
-        item_id=["x", "", "", "", "", "x", ""],
+        sample_id=list(ids),
+        item_id=items,
         embedding=[[1.0]] * 7,
     )
     with pytest.raises(UserError, match=r"'x' .* adjacent; sort .* item_id"):

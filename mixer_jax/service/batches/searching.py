@@ -33,6 +33,7 @@ class Options(NamedTuple):
     where: Mapping[str, Any] | None = None
     min_score: float | None = None
     group_by: str | None = None
+    without: str | None = None
 
     @property
     def key(self) -> str:

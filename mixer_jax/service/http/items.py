@@ -232,7 +232,7 @@ def _vectors(id: str, vector: Any) -> np.ndarray | None:
         return None
     try:
         return np.atleast_2d(np.array(vector, np.float32))
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise bad(
             f"vector of item {quoted(id)} is not a list of numbers."
         ) from error

@@ -86,14 +86,19 @@ class _Handler:
     ) -> list[Hit]:
         query = await self._service.decode(lambda: _prepare(generation, search))
         options = search.options
-        if search.id:  # The item itself is left out.
+        # Leave out the item itself. To mask it is slower, but needed for
+        # groups: it would represent its own group.
+        is_masked = search.id and options.group_by
+        if is_masked:
+            options = options._replace(without=search.id)
+        elif search.id:
             limit = options.k + options.offset + 1
             options = options._replace(k=limit, offset=0)
         job = Job(generation, query, options)
         hits = await asyncio.wrap_future(self._service.searches.submit(job))
         if isinstance(hits, Exception):
             raise hits
-        if search.id:
+        if search.id and not is_masked:
             hits = [hit for hit in hits if hit.id != search.id]
             start = search.options.offset
             hits = hits[start : start + search.options.k]

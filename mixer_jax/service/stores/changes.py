@@ -3,14 +3,24 @@
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mixer_jax.runtime.arrays import normalize
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.text import quoted
 from mixer_jax.service.stores import encoding, fields, reading
 from mixer_jax.service.stores.interface import Item, Vector
+
+
+class _New(NamedTuple):
+    """A vector to store: its item's ID and key, and its place in the item."""
+
+    id: str
+    key: int
+    vector: Vector
+    place: int
 
 
 def check(
@@ -81,11 +91,11 @@ def upsert(
     for item in items:
         key = keys[item.id]
         left = stored.get(key, {})
-        for vector in item.vectors:
+        for place, vector in enumerate(item.vectors):
             if vector.content in left:
-                _update(connection, vector, *left.pop(vector.content))
+                _update(connection, vector, place, *left.pop(vector.content))
             else:
-                added.append((item, key, vector))
+                added.append(_New(item.id, key, vector, place))
         _remove(connection, [number for number, *_ in left.values()])
     return _add(connection, added, storage)
 
@@ -107,7 +117,8 @@ def _write_row(
     connection: sqlite3.Connection, item: Item, known: Mapping[str, tuple]
 ) -> int:
     """Writes the row of an item unless it has not changed; returns its key."""
-    values = json.dumps(item.fields, sort_keys=True)
+    # SQLite before 3.45 does not decode escapes in names.
+    values = json.dumps(item.fields, sort_keys=True, ensure_ascii=False)
     row = item.text, item.group, item.category, values
     if item.id not in known:
         return connection.execute(
@@ -128,9 +139,9 @@ def _write_row(
 def _stored(
     connection: sqlite3.Connection, keys: Sequence[int]
 ) -> dict[int, dict[bytes, tuple]]:
-    """Returns number, image and thumbnail by item key and content."""
+    """Returns number, place, image, thumbnail by item key and content."""
     rows = connection.execute(
-        "SELECT item, content, number, image, coalesce(thumbnail, x'') "
+        "SELECT item, content, number, place, image, coalesce(thumbnail, x'') "
         "FROM vectors LEFT JOIN pictures USING (number) "
         "WHERE item IN (SELECT value FROM json_each(?))",
         [json.dumps(list(keys))],
@@ -144,15 +155,17 @@ def _stored(
 def _update(
     connection: sqlite3.Connection,
     vector: Vector,
+    place: int,
     number: int,
+    old_place: int,
     image: str,
     thumbnail: bytes,
 ) -> None:
-    """Writes the picture of a stored vector, if it has changed."""
-    if vector.image != image:
+    """Writes the place and picture of a stored vector, if they have changed."""
+    if (place, vector.image) != (old_place, image):
         connection.execute(
-            "UPDATE vectors SET image = ? WHERE number = ?",
-            [vector.image, number],
+            "UPDATE vectors SET place = ?, image = ? WHERE number = ?",
+            [place, vector.image, number],
         )
     if vector.thumbnail and vector.thumbnail != thumbnail:
         connection.execute(
@@ -169,24 +182,24 @@ def _remove(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
 
 def _add(
     connection: sqlite3.Connection,
-    added: Sequence[tuple[Item, int, Vector]],
+    added: Sequence[_New],
     storage: str,
 ) -> encoding.Loss:
-    for item, _, vector in added:
+    for id, _, vector, _ in added:
         if vector.embedding is None:
-            raise UserError(
-                f"Item {quoted(item.id)} was changed by another process while "
-                "it was being written; repeat the command."
+            raise PassingError(
+                f"Item {quoted(id)} was changed by another process while it "
+                "was being written; repeat the command."
             )
     if not added:
         return encoding.Loss()
-    unit = normalize(np.stack([vector.embedding for *_, vector in added]))
+    unit = normalize(np.stack([one.vector.embedding for one in added]))
     blobs = encoding.encode(unit, storage)
-    for (_, key, vector), blob in zip(added, blobs, strict=True):
+    for (_, key, vector, place), blob in zip(added, blobs, strict=True):
         number = connection.execute(
-            "INSERT INTO vectors (item, content, embedding, image) "
-            "VALUES (?, ?, ?, ?)",
-            [key, vector.content, blob, vector.image],
+            "INSERT INTO vectors (item, content, embedding, image, place) "
+            "VALUES (?, ?, ?, ?, ?)",
+            [key, vector.content, blob, vector.image, place],
         ).lastrowid
         if vector.thumbnail:
             connection.execute(

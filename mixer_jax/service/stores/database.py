@@ -3,7 +3,7 @@
     meta      properties of the index, as JSON by key
     items     one row per item
     vectors   one row per vector; a row never changes its number or embedding,
-              and numbers are never reused
+              and numbers are never reused; `place` orders an item's vectors
     pictures  thumbnails
     removals  the numbers of removed vectors, in order
 
@@ -44,7 +44,8 @@ CREATE TABLE vectors (
   item INTEGER NOT NULL,
   content BLOB NOT NULL,
   embedding BLOB NOT NULL,
-  image TEXT NOT NULL
+  image TEXT NOT NULL,
+  place INTEGER NOT NULL
 );
 CREATE INDEX vectors_of_items ON vectors (item);
 CREATE TABLE pictures (number INTEGER PRIMARY KEY, thumbnail BLOB NOT NULL);
@@ -59,11 +60,13 @@ END;
 
 
 class Database:
-    """A connection to the file; all methods are thread-safe.
+    """Access to the file; all methods are thread-safe.
+
+    Reads and writes have a connection each, so that a write that waits for
+    another process delays no read.
 
     Attributes:
       path: the file.
-      changes: the number of transactions that this connection has written.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -73,42 +76,33 @@ class Database:
           UserError: if it is missing or damaged.
         """
         self.path = pathlib.Path(path)
-        self.changes = 0
-        self._lock = threading.RLock()
-        self._depth = 0
-        self._connection = _connect(self.path, _mode(self.path))
-        try:
-            with self._explained():
-                self._connection.execute(f"PRAGMA cache_size = -{_CACHE}")
-                self._connection.execute("PRAGMA synchronous = FULL")
-                self._connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
-                self._connection.execute("SELECT count(*) FROM meta").fetchone()
-        except BaseException:
-            self._connection.close()
-            raise
+        self._reader = _Connection(self.path)
+        self._writer = _Connection(self.path)  # opened by the first write
+        with self._reader.used():
+            pass
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection, in a transaction that sees one state."""
-        with self._lock, self._explained(), self._transaction("DEFERRED"):
-            yield self._connection
+        """Yields a connection, in a transaction that sees one state.
+
+        Within `writing`, that is the state before the write.
+        """
+        with self._reader.transaction("DEFERRED") as connection:
+            yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection; commits after the block, or rolls back."""
-        with self._lock, self._explained():
-            with self._transaction("IMMEDIATE"):
-                yield self._connection
-            self.changes += 1
+        """Yields a connection; commits after the block, or rolls back."""
+        with self._writer.transaction("IMMEDIATE") as connection:
+            yield connection
 
     @property
-    def state(self) -> tuple[int, int]:
-        """Numbers that change with the contents, for use in `reading`."""
+    def state(self) -> int:
+        """A number that changes with the contents, for use in `reading`."""
         with self.reading() as connection:
             # The pragma only notices changes when a statement reads the file.
             connection.execute("SELECT 1 FROM meta LIMIT 1").fetchone()
-            found = connection.execute("PRAGMA data_version").fetchone()
-            return found[0], self.changes
+            return connection.execute("PRAGMA data_version").fetchone()[0]
 
     def properties(self) -> dict[str, Any]:
         """Returns the contents of the table `meta`."""
@@ -125,39 +119,68 @@ class Database:
             )
 
     def flush(self) -> None:
-        """Copies the write-ahead log into the file."""
-        with self._lock, self._explained():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Copies the write-ahead log into the file.
+
+        Raises:
+          PassingError: if other processes use the log for too long.
+        """
+        with self._writer.used() as connection:
+            statement = "PRAGMA wal_checkpoint(TRUNCATE)"
+            is_busy, *_ = connection.execute(statement).fetchone()
+        if is_busy:
+            raise _locked(self.path)
 
     def close(self) -> None:
         """Closes the file; the last connection to close removes the log."""
+        self._reader.close()
+        self._writer.close()
+
+
+class _Connection:
+    """A connection that one thread uses at a time; opened on first use."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._opened: sqlite3.Connection | None = None
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection, and explains the errors of a block."""
+        with self._lock, _explained(self._path):
+            if self._is_closed:
+                raise sqlite3.ProgrammingError("the file was closed")
+            if self._opened is None:
+                self._opened = _open(self._path)
+            yield self._opened
+
+    @contextlib.contextmanager
+    def transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
+        """Yields the connection; commits after the block, or rolls back."""
+        with self.used() as connection:
+            if self._depth:  # inside another transaction of this thread
+                yield connection
+                return
+            connection.execute(f"BEGIN {kind}")
+            self._depth += 1
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has already rolled back some failed transactions.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+
+    def close(self) -> None:
         with self._lock:
-            self._connection.close()
-
-    @contextlib.contextmanager
-    def _transaction(self, kind: str) -> Iterator[None]:
-        if self._depth:  # inside another transaction of this thread
-            yield
-            return
-        self._connection.execute(f"BEGIN {kind}")
-        self._depth += 1
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            # SQLite has already rolled back some failed transactions.
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-        finally:
-            self._depth -= 1
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise explain(error, self.path) from error
+            self._is_closed = True
+            if self._opened is not None:
+                self._opened.close()
 
 
 def create(
@@ -196,16 +219,32 @@ def last_numbers(connection: sqlite3.Connection) -> tuple[int, int]:
     return rows.get("vectors", 0), rows.get("removals", 0)
 
 
+def _open(path: pathlib.Path) -> sqlite3.Connection:
+    """Opens a file of items, and checks that it is one."""
+    connection = _connect(path, _mode(path))
+    try:
+        connection.execute(f"PRAGMA cache_size = -{_CACHE}")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA mmap_size = {_MAPPED}")
+        connection.execute("SELECT count(*) FROM meta").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _mode(path: pathlib.Path) -> str:
     """Returns how to open a file, which may be in a read-only folder."""
     if os.access(path.parent, os.W_OK):
         return "rw"
+    if not os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        return "ro"  # Processes of other users may write the file.
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size:
         raise UserError(
             f"The index in {path.parent} cannot be opened: it was copied while "
-            "it was being written, and its folder is read-only; make the "
-            "folder writable."
+            "it was being written, and its file system is read-only; make it "
+            "writable."
         )
     return "ro&immutable=1"
 
@@ -223,15 +262,27 @@ def _connect(path: pathlib.Path, mode: str) -> sqlite3.Connection:
         raise explain(error, path) from error
 
 
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, path) from error
+
+
+def _locked(path: pathlib.Path) -> PassingError:
+    return PassingError(
+        f"The index in {path.parent} has been locked by another process for "
+        f"more than {_TIMEOUT:.0f} seconds; try again later."
+    )
+
+
 def explain(error: sqlite3.Error, path: pathlib.Path) -> UserError:
     """Converts an SQLite error to a `UserError` that names a remedy."""
     name = getattr(error, "sqlite_errorname", "")
     subject = f"The index in {path.parent}"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return PassingError(
-            f"{subject} has been locked by another process for more than "
-            f"{_TIMEOUT:.0f} seconds; try again later."
-        )
+        return _locked(path)
     if name.startswith("SQLITE_FULL"):
         return UserError(
             f"{subject} cannot be written: No space left on its disk. What was "

@@ -43,11 +43,12 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
       UserError: if a name or a kind is not valid.
     """
     for name, kind in fields.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        is_name = isinstance(name, str) and _NAME.fullmatch(name)
+        if not is_name or not is_storable(name):
             raise UserError(
                 f"A field cannot have the name {quoted(name)}; a name has 1 to "
-                "64 characters other than quotes, colons, commas, backslashes "
-                "and control characters."
+                "64 characters other than quotes, colons, commas, backslashes, "
+                "control characters and lone surrogates."
             )
         if name in _TAKEN:
             raise UserError(
@@ -75,8 +76,10 @@ def kind_of(value: Any) -> str:
         return FLAG
     if isinstance(value, str):
         return TEXT
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return NUMBER if is_number and abs(value) < 2**63 else ""
+    if isinstance(value, int):  # SQLite has integers of 64 bits
+        return NUMBER if abs(value) < 2**63 else ""
+    is_number = isinstance(value, float) and math.isfinite(value)
+    return NUMBER if is_number else ""
 
 
 def is_storable(text: str) -> bool:
@@ -149,7 +152,8 @@ def read(cell: str, name: str, kind: str, where: str) -> Value | None:
         except ValueError:
             value = math.nan
         if math.isfinite(value):
-            return int(value) if value.is_integer() else value
+            is_whole = value.is_integer() and abs(value) < 2**63
+            return int(value) if is_whole else value
     what = "a number" if kind == NUMBER else "true or false"
     raise UserError(
         f"{where}, column {name}: {quoted(cell)} must be {what}, as the "

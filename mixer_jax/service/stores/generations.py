@@ -19,10 +19,14 @@ from typing import Any
 
 from mixer_jax.retrieval import folders
 from mixer_jax.runtime import files, paths
-from mixer_jax.runtime.errors import NewerFormatError, UserError
+from mixer_jax.runtime.errors import (
+    NewerFormatError,
+    PassingError,
+    UserError,
+)
 from mixer_jax.service.stores import database
 
-FORMAT = 2  # incremented on changes that older versions cannot read
+FORMAT = 3  # incremented on changes that older versions cannot read
 INDEX = "index.json"
 KIND = folders.Kind("index", INDEX, (INDEX,), INDEX, ("format", "items"))
 _NAME = re.compile(r"items-([1-9][0-9]{0,17})\.sqlite")
@@ -135,8 +139,13 @@ def _first_number(folder: pathlib.Path, current: str) -> int:
     """Returns a number for the first vector that was never used before."""
     if not current:
         return 1
-    with using(folder / current) as old, old.reading() as connection:
-        return database.last_numbers(connection)[0] + 1
+    try:
+        with using(folder / current) as old, old.reading() as connection:
+            return database.last_numbers(connection)[0] + 1
+    except PassingError:
+        raise
+    except (OSError, UserError):
+        return 1  # The file that is to be replaced is missing or damaged.
 
 
 def switch(path: pathlib.Path) -> None:

@@ -100,8 +100,15 @@ class Store(Protocol):
     fingerprint: str
     fields: Mapping[str, str]
 
-    def upsert(self, items: Sequence[Item]) -> None:
-        """Writes items, replacing those with the same IDs; all or none."""
+    def upsert(
+        self, items: Sequence[Item], kinds: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes items, replacing those with the same IDs; all or none.
+
+        Args:
+          items: the items.
+          kinds: the fields to declare if none are declared yet.
+        """
 
     def delete(self, ids: Sequence[str]) -> int:
         """Removes items; returns how many existed."""
@@ -121,6 +128,7 @@ class Store(Protocol):
         offset: int = 0,
         min_score: float | None = None,
         group_by: str | None = None,
+        without: str | None = None,
     ) -> list[list[Hit]]:
         """Finds the items that are nearest to each query.
 
@@ -131,6 +139,8 @@ class Store(Protocol):
           offset: the number of nearest items to leave out.
           min_score: the minimum cosine.
           group_by: a field; only the nearest item of each value is returned.
+          without: the ID of an item to leave out, which then does not
+            represent its group.
         """
 
     def count(self) -> int:

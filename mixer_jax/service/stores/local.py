@@ -133,8 +133,8 @@ class LocalStore:
             yield
 
     @property
-    def state(self) -> tuple[int, int]:
-        """Numbers that change when any process writes."""
+    def state(self) -> int:
+        """A number that changes when any process writes."""
         return self._database.state
 
     @property
@@ -156,8 +156,8 @@ class LocalStore:
           UserError: if one is invalid or exists with another kind.
         """
         kinds = fields.declare(kinds)
-        with self._writing():
-            known = dict(self.fields)
+        with self._writing() as connection:
+            known = dict(reading.fields(connection))
             for name, kind in kinds.items():
                 if known.setdefault(name, kind) != kind:
                     raise UserError(
@@ -166,17 +166,27 @@ class LocalStore:
                     )
             self._database.set(fields=known)
 
-    def upsert(self, items: Sequence[Item]) -> None:
+    def upsert(
+        self, items: Sequence[Item], kinds: Mapping[str, str] | None = None
+    ) -> None:
         """Writes items, replacing those with the same IDs; all or none.
 
         A stored vector with the content of a new one stays as it is.
+
+        Args:
+          items: the items.
+          kinds: the fields to declare if none are declared yet.
 
         Raises:
           UserError: if an item is invalid, or an embedding has another length
             or is not finite.
         """
-        checked = changes.check(items, self.fields, self.dim)
+        declared = self.fields
+        new = {} if declared else fields.declare(kinds or {})
+        checked = changes.check(items, declared or new, self.dim)
         with self._writing() as connection:
+            if new:
+                self.declare(new)
             loss = changes.upsert(connection, checked, self.storage)
             if loss.count:
                 total = reading.loss(connection).plus(loss)
@@ -207,6 +217,7 @@ class LocalStore:
         offset: int = 0,
         min_score: float | None = None,
         group_by: str | None = None,
+        without: str | None = None,
     ) -> list[list[Hit]]:
         """Finds the nearest items; see `interface.Store`.
 
@@ -227,6 +238,7 @@ class LocalStore:
                 k + offset,
                 where=where,
                 group_by=group_by,
+                without=without,
             )
             kept = [
                 [
@@ -256,6 +268,17 @@ class LocalStore:
             )
             return [image for (image,) in rows]
 
+    def without_thumbnail(self, size: int) -> Iterator[list[reading.Bare]]:
+        """Yields the vectors without a thumbnail, at most `size` at once."""
+        last = 0
+        while True:
+            with self._database.reading() as connection:
+                found = reading.without_thumbnail(connection, last, size)
+            if not found:
+                return
+            yield found
+            last = found[-1].number
+
     def picture(self, number: int) -> Picture | None:
         """Returns the picture of a vector; None if there is no such vector."""
         with self._database.reading() as connection:
@@ -282,6 +305,22 @@ class LocalStore:
                 return
             yield [found[one] for one in ids]
             last = ids[-1]
+
+    def ids(self, size: int) -> Iterator[list[str]]:
+        """Yields all IDs in order, at most `size` at once."""
+        last = ""
+        while True:
+            with self._database.reading() as connection:
+                ids = reading.ids_after(connection, last, size)
+            if not ids:
+                return
+            yield ids
+            last = ids[-1]
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        """Returns those of the IDs that items have."""
+        with self._database.reading() as connection:
+            return reading.existing(connection, ids)
 
     def flush(self) -> None:
         """Writes SQLite's log back to the file."""

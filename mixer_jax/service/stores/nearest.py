@@ -48,6 +48,7 @@ class Nearest:
         *,
         where: Mapping[str, Any] | None,
         group_by: str | None,
+        without: str | None,
     ) -> list[list[tuple[int, float]]]:
         """Finds the best vectors of the `count` nearest items.
 
@@ -57,11 +58,14 @@ class Nearest:
           count: the maximum number of items per query.
           where: see `conditions`.
           group_by: a field; only the nearest item of each value is returned.
+          without: the ID of an item to leave out.
 
         Returns:
           For each query, the numbers and cosines of vectors, nearest first.
         """
         allowed = self._allowed(connection, where) if where else None
+        if without is not None:
+            allowed = self._others(connection, without, allowed)
         keys = self._memory.items
         if group_by is not None:
             keys = self._groups(connection, group_by)
@@ -118,6 +122,19 @@ class Nearest:
             allowed[self._memory.rows_of(numbers)] = True
             self._remember(key, allowed)
         return self._cache[key]
+
+    def _others(
+        self,
+        connection: sqlite3.Connection,
+        id: str,
+        allowed: np.ndarray | None,
+    ) -> np.ndarray:
+        """Returns the allowed rows without those of an item, bool `[N]`."""
+        size = len(self._memory)
+        left = np.ones(size, bool) if allowed is None else allowed.copy()
+        numbers = np.array(reading.numbers(connection, id), np.int64)
+        left[self._memory.rows_of(numbers)] = False
+        return left
 
     def _groups(self, connection: sqlite3.Connection, name: str) -> np.ndarray:
         """Returns a key for each row, int64 `[N]`, equal for equal values.

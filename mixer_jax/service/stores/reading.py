@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,16 @@ from mixer_jax.service.stores.interface import Hit, Item, Vector
 
 # As JSON, because the number of parameters is limited.
 _GIVEN = "IN (SELECT value FROM json_each(?))"
+
+
+class Bare(NamedTuple):
+    """A vector without a thumbnail, and the ID and text of its item."""
+
+    number: int
+    id: str
+    text: str
+    content: bytes
+    image: str
 
 
 def stored_value(connection: sqlite3.Connection, key: str, default: Any) -> Any:
@@ -44,6 +54,23 @@ def rows(
     return {id: tuple(row) for id, *row in found}
 
 
+def existing(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
+    """Returns those of the IDs that items have."""
+    found = connection.execute(
+        f"SELECT id FROM items WHERE id {_GIVEN}", [_as_json(ids)]
+    )
+    return {id for (id,) in found}
+
+
+def numbers(connection: sqlite3.Connection, id: str) -> list[int]:
+    """Returns the numbers of an item's vectors."""
+    found = connection.execute(
+        f"SELECT number FROM items JOIN vectors USING (item) WHERE id {_GIVEN}",
+        [_as_json([id])],
+    )
+    return [number for (number,) in found]
+
+
 def contents(
     connection: sqlite3.Connection, ids: Sequence[str]
 ) -> dict[str, set[bytes]]:
@@ -69,7 +96,7 @@ def items(
     found = connection.execute(
         "SELECT id, content, embedding, image, coalesce(thumbnail, x'') "
         "FROM items JOIN vectors USING (item) LEFT JOIN pictures USING (number)"
-        f" WHERE id {_GIVEN} ORDER BY number",
+        f" WHERE id {_GIVEN} ORDER BY place",
         [_as_json(ids)],
     )
     for id, content, blob, image, thumbnail in found:
@@ -93,6 +120,19 @@ def ids_after(
         "SELECT id FROM items WHERE id > ? ORDER BY id LIMIT ?", [last, limit]
     )
     return [id for (id,) in found]
+
+
+def without_thumbnail(
+    connection: sqlite3.Connection, last: int, limit: int
+) -> list[Bare]:
+    """Returns the first vectors with numbers greater than `last`."""
+    found = connection.execute(
+        "SELECT number, id, text, content, image FROM vectors "
+        "JOIN items USING (item) WHERE number > ? AND number NOT IN "
+        "(SELECT number FROM pictures) ORDER BY number LIMIT ?",
+        [last, limit],
+    )
+    return [Bare(*row) for row in found]
 
 
 def _as_json(ids: Sequence[str]) -> str:

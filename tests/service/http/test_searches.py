@@ -98,6 +98,12 @@ def test_an_item_finds_others_like_it(client):
     found = ids(ask(client, id="red.png", k=1))
     assert found == ["red.jpeg"]
     assert ids(ask(client, id="red.png", k=2, offset=1))[0] != "red.jpeg"
+    # The nearest of the item's own group is another item.
+    grouped = ask(client, id="red.png", k=2, group_by="category")
+    assert ids(grouped)[0] == "red.jpeg"
+    assert len(ids(grouped)) == 2
+    later = ask(client, id="red.png", k=1, offset=1, group_by="category")
+    assert ids(later) == ids(grouped)[1:]
     response = client.post("/v1/search?id=none", content=b"")
     assert response.status_code == 404
     assert "There is no item 'none'" in response.json()["error"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError
 from mixer_jax.service.stores import changes, reading
 from mixer_jax.service.stores.interface import Item
 from tests.service.stores import items
@@ -48,6 +48,21 @@ def test_unchanged_vectors_keep_their_numbers(connection):
     assert numbers(connection) == [4]
 
 
+def test_vectors_stay_in_the_given_order(connection):
+    for given in (
+        [(0, 0, 1), (0, 1)],  # the last one was stored before
+        [(0, 1), (0, 0, 1)],
+        [(1, 0), (0, 0, 1), (0, 1)],
+    ):
+        upsert(connection, item("a", *given))
+        found = reading.items(
+            connection, ["a"], lambda b: np.frombuffer(b, "<f4")
+        )
+        stored = np.stack([one.embedding for one in found["a"].vectors])
+        expected = [(*one, 0)[:3] for one in given]
+        np.testing.assert_array_equal(stored[:, :3], expected)
+
+
 def test_an_unchanged_item_is_not_written(connection):
     before = connection.total_changes
     upsert(connection, item("a", (1, 0), (0, 1)))
@@ -63,5 +78,7 @@ def test_embeddings_are_stored_as_unit_rows(connection):
 def test_a_vector_without_an_embedding_must_be_stored(connection):
     kept = vector(1)._replace(embedding=None)
     assert upsert(connection, Item("a", (kept,))) == 0
-    with pytest.raises(UserError, match="'b' was changed by another process"):
+    with pytest.raises(
+        PassingError, match="'b' was changed by another process"
+    ):
         upsert(connection, Item("b", (kept,)))

@@ -1,5 +1,9 @@
+import contextlib
 import os
 import sqlite3
+import threading
+import time
+import types
 
 import pytest
 
@@ -30,8 +34,8 @@ def test_what_is_written_is_synced_to_disk(base):
 
 
 def test_numbers_are_never_used_again(base):
-    row = "INSERT INTO vectors (item, content, embedding, image) "
-    row += "VALUES (1, x'00', x'00', '')"
+    row = "INSERT INTO vectors (item, content, embedding, image, place) "
+    row += "VALUES (1, x'00', x'00', '', 0)"
     with base.writing() as connection:
         connection.execute(row)
         connection.execute(row)
@@ -80,11 +84,71 @@ def test_changes_of_other_connections_change_the_state(base, path):
     other.close()
 
 
-def test_a_read_only_folder_can_be_searched(path, monkeypatch):
+def test_a_waiting_write_delays_no_read(base, path):
+    begun = threading.Event()
+
+    def write():
+        begun.set()
+        base.set(dim=5)
+
+    other, waiting = Database(path), threading.Thread(target=write)
+    with contextlib.closing(other), other.writing():
+        waiting.start()
+        begun.wait()
+        time.sleep(0.05)
+        assert base.properties() == {"dim": 3}
+    waiting.join()
+    # If the read had waited for the write, the write would have failed.
+    assert base.properties() == {"dim": 5}
+
+
+def test_a_log_in_use_cannot_be_flushed(path, monkeypatch):
+    monkeypatch.setattr(database, "_TIMEOUT", 0.01)
+    with (
+        contextlib.closing(Database(path)) as base,
+        contextlib.closing(Database(path)) as other,
+    ):
+        with other.reading() as connection:
+            connection.execute("SELECT * FROM meta").fetchall()
+            base.set(dim=4)
+            with pytest.raises(PassingError, match="by another process"):
+                base.flush()
+        base.flush()
+        assert path.with_name(f"{path.name}-wal").stat().st_size == 0
+
+
+def test_a_closed_file_is_not_written(path):
+    base = Database(path)
+    base.close()
+    for call in (base.properties, base.flush):
+        with pytest.raises(UserError, match="the file was closed"):
+            call()
+
+
+@pytest.fixture
+def protected(monkeypatch):
+    """Makes all folders read-only, and the file system if it is called."""
     access = os.access
     monkeypatch.setattr(
         os, "access", lambda p, mode: mode != os.W_OK and access(p, mode)
     )
+    flags = types.SimpleNamespace(f_flag=os.ST_RDONLY)
+    return lambda: monkeypatch.setattr(os, "statvfs", lambda _: flags)
+
+
+def test_a_folder_of_another_user_can_be_read(base, path, request):
+    base.set(dim=4)
+    request.getfixturevalue("protected")
+    with contextlib.closing(Database(path)) as opened:
+        assert opened.properties() == {"dim": 4}
+        base.set(dim=5)
+        assert opened.properties() == {"dim": 5}
+        with pytest.raises(UserError, match="write access"):
+            opened.set(dim=6)
+
+
+def test_a_read_only_file_system_can_be_searched(path, protected):
+    protected()
     opened = Database(path)
     assert opened.properties() == {"dim": 3}
     with pytest.raises(UserError, match="write access"):

@@ -15,6 +15,7 @@ def test_declarations_are_parsed():
         ('a"b', "cannot have the name"),
         ("group", "which is reserved"),
         ("x" * 65, "1 to 64 characters"),
+        ("x\ud800", "lone surrogates"),
     ):
         with pytest.raises(UserError, match=message):
             fields.parse(text)
@@ -27,6 +28,8 @@ def test_values_are_checked():
         "new": True,
     }
     assert fields.check("a", None, KINDS) == {}
+    for large in ({"price": 1e300}, {"price": 1 - 2**63}):
+        assert fields.check("a", large, KINDS) == large
     given = {"price": np.int64(2), "new": np.bool_(False)}
     values = fields.check("a", given, KINDS)
     assert list(map(type, values.values())) == [int, bool]
@@ -34,6 +37,7 @@ def test_values_are_checked():
         ({"price": True}, "this field is a number"),
         ({"price": float("nan")}, "'price' of item 'a' is nan"),
         ({"price": 2**63}, "this field is a number"),
+        ({"price": -(10**400)}, "this field is a number"),
         ({"new": 1}, "this field is a flag"),
         ({"brand": ["a"]}, "this field is a text"),
         ({"pricee": 1}, "unknown field 'pricee'; did you mean 'price'"),
@@ -47,12 +51,15 @@ def test_cells_are_read():
     for cell, kind, value in (
         ("1.50", "number", 1.5),
         ("1.0", "number", 1),
+        ("1e300", "number", 1e300),
         ("1.50", "text", "1.50"),
         ("TRUE", "flag", True),
         ("0", "flag", False),
         ("", "number", None),
     ):
-        assert fields.read(cell, "x", kind, "t.csv, line 2") == value
+        read = fields.read(cell, "x", kind, "t.csv, line 2")
+        assert read == value
+        assert read is None or fields.kind_of(read) == kind
     for cell, kind in (("a", "number"), ("inf", "number"), ("2", "flag")):
         with pytest.raises(UserError, match=r"^t\.csv, line 2, column x: "):
             fields.read(cell, "x", kind, "t.csv, line 2")

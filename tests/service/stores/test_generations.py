@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.service.stores import generations
 
 
@@ -34,6 +34,32 @@ def test_a_damaged_draft_is_replaced(tmp_path):
     assert not first.exists()
 
 
+@pytest.mark.parametrize("content", [b"nothing", None])
+def test_a_damaged_generation_can_be_built_again(tmp_path, content):
+    first = generations.begin(tmp_path, {"a": 1})
+    generations.switch(first)
+    first.unlink()
+    if content is not None:
+        first.write_bytes(content)
+    second = generations.begin(tmp_path, {"a": 1})
+    generations.switch(second)
+    assert generations.read(tmp_path) == second
+    assert names(tmp_path) == [second.name]
+
+
+def test_numbers_are_not_used_again_while_the_file_is_locked(
+    tmp_path, monkeypatch
+):
+    generations.switch(generations.begin(tmp_path, {}))
+
+    def lock(connection):
+        raise PassingError("locked")
+
+    monkeypatch.setattr(generations.database, "last_numbers", lock)
+    with pytest.raises(PassingError):
+        generations.begin(tmp_path, {})
+
+
 def test_a_used_generation_is_kept(tmp_path):
     first = generations.begin(tmp_path, {})
     generations.switch(first)
@@ -55,12 +81,12 @@ def test_a_used_generation_is_kept(tmp_path):
         ("{", "damaged"),
         ("[" * 100_000, "damaged"),
         ({"items": "items-1.sqlite"}, "the format in index.json is"),
-        ({"format": 2}, "None is not the name"),
-        ({"format": 2, "items": "../items-1.sqlite"}, "not the name"),
-        ({"format": 2, "items": "/etc/passwd"}, "not the name"),
-        ({"format": 2, "items": 1}, "not the name"),
-        ({"format": 3, "items": 1}, "has format 3, but this version"),
-        ({"format": 1}, "has format 1, which .* no longer reads; build it"),
+        ({"format": 3}, "None is not the name"),
+        ({"format": 3, "items": "../items-1.sqlite"}, "not the name"),
+        ({"format": 3, "items": "/etc/passwd"}, "not the name"),
+        ({"format": 3, "items": 1}, "not the name"),
+        ({"format": 4, "items": 1}, "has format 4, but this version"),
+        ({"format": 2}, "has format 2, which .* no longer reads; build it"),
     ],
 )
 def test_other_records_are_refused(tmp_path, record, message):

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -97,6 +98,24 @@ def test_filters_and_groups(store):
         found(store, 1, group_by="x")
 
 
+def test_names_of_fields_may_have_any_letters(store):
+    store.declare({"größe": "text"})
+    large = {"größe": "groß"}
+    store.upsert([item("d", 1, 0.1, fields=large), item("e", 1, fields=large)])
+    assert found(store, 1, where=large) == ["e", "d"]
+    assert "d" not in found(store, 1, group_by="größe")
+
+
+def test_an_item_can_be_left_out(store):
+    assert found(store, 1, without="a") == ["b", "c"]
+    assert found(store, 1, without="none") == ["a", "b", "c"]
+    where = {"brand": "acme"}
+    assert found(store, 1, without="a", where=where) == ["c"]
+    assert found(store, 1, where=where) == ["a", "c"]
+    # Otherwise, it would represent its group.
+    assert found(store, 1, without="a", group_by="brand") == ["b", "c"]
+
+
 def test_a_change_of_fields_alone_is_seen(store):
     assert found(store, 1, where={"brand": "new"}) == []
     store.upsert([item("b", 1, 1, fields={"brand": "new"})])
@@ -158,7 +177,25 @@ def test_invalid_queries_are_rejected(store):
             store.search(query, 1)
 
 
+def test_fields_are_declared_with_the_first_valid_item(tmp_path):
+    kinds = {"size": "number"}
+    with make(tmp_path, fields={}) as store:
+        with pytest.raises(UserError, match="zero or not finite"):
+            store.upsert([item("a", 0)], kinds)
+        with pytest.raises(UserError, match="cannot have the name"):
+            store.upsert([item("a", 1)], {"": "text"})
+        assert store.fields == {}
+        store.upsert([item("a", 1, fields={"size": 2})], kinds)
+        assert store.fields == kinds
+        store.upsert([item("a", 1)], {"other": "text"})
+        assert store.fields == kinds
+
+
 def test_all_items_are_iterated(store):
+    assert list(store.ids(2)) == [["a", "b"], ["c"]]
+    assert store.existing(["c", "no"]) == {"c"}
+    bare = [[one.id for one in part] for part in store.without_thumbnail(2)]
+    assert bare == [["a", "b"], ["c"]]
     parts = list(store.iterate(2))
     assert [[one.id for one in part] for part in parts] == [["a", "b"], ["c"]]
     np.testing.assert_array_equal(
@@ -238,6 +275,9 @@ def test_a_damaged_file_is_reported(store, tmp_path):
     store.path.unlink()
     with pytest.raises(UserError, match=r"items-1\.sqlite is missing"):
         local.LocalStore.open(tmp_path / "index")
+    make(tmp_path / "index", item("new", 1)).close()
+    with local.LocalStore.open(tmp_path / "index") as again:
+        assert found(again, 1) == ["new"]
 
 
 def test_an_invalid_property_is_reported(store, tmp_path):
@@ -279,3 +319,21 @@ def test_another_writer_is_waited_for(store, monkeypatch):
         pytest.raises(UserError, match="locked by another process"),
     ):
         other.delete(["a"])
+
+
+def test_a_waiting_write_delays_no_search(store):
+    begun = threading.Event()
+
+    def write():
+        begun.set()
+        store.upsert([item("z", 1, 0.1)])
+
+    writing = threading.Thread(target=write)
+    with local.LocalStore.open(store.path.parent) as other, other.frozen():
+        writing.start()
+        begun.wait()
+        time.sleep(0.05)
+        assert found(store, 1, k=2) == ["a", "b"]
+    writing.join()
+    # If the search had waited for the write, the write would have failed.
+    assert found(store, 1, k=2) == ["a", "z"]

@@ -31,6 +31,18 @@ def test_only_existing_items_are_returned(connection):
     assert reading.rows(connection, many) == {}
 
 
+def test_ids_are_looked_up(connection):
+    assert reading.existing(connection, ["é", "no", "b", "b\0"]) == {"é", "b"}
+    assert reading.numbers(connection, "a") == [2]
+    assert reading.numbers(connection, "no") == []
+
+
+def test_vectors_without_a_thumbnail_are_listed(connection):
+    found = reading.without_thumbnail(connection, 1, 1)
+    assert [(one.number, one.id, one.text) for one in found] == [(2, "a", "a")]
+    assert reading.without_thumbnail(connection, 3, 1) == []
+
+
 def test_hits_keep_the_order_of_each_query(connection):
     given = [[(3, 0.9), (1, 0.5)], [], [(1, 0.7)]]
     found = reading.hits(connection, given)
