@@ -237,10 +237,12 @@ def _mode(path: pathlib.Path) -> str:
     """Returns how to open a file, which may be in a read-only folder."""
     if os.access(path.parent, os.W_OK):
         return "rw"
-    if not os.statvfs(path.parent).f_flag & os.ST_RDONLY:
-        return "ro"  # Processes of other users may write the file.
     log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:
+    if not log.exists():
+        return "ro&immutable=1"  # No process has it open for writing.
+    if not os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        return "ro"  # A process of another user may be writing.
+    if log.stat().st_size:
         raise UserError(
             f"The index in {path.parent} cannot be opened: it was copied while "
             "it was being written, and its file system is read-only; make it "

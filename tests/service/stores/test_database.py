@@ -147,6 +147,12 @@ def test_a_folder_of_another_user_can_be_read(base, path, request):
             opened.set(dim=6)
 
 
+def test_a_closed_file_in_a_folder_of_another_user_can_be_read(path, protected):
+    with contextlib.closing(Database(path)) as opened:
+        assert opened.properties() == {"dim": 3}
+        assert not list(path.parent.glob("*-wal"))
+
+
 def test_a_read_only_file_system_can_be_searched(path, protected):
     protected()
     opened = Database(path)
