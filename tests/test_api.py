@@ -81,7 +81,7 @@ def test_frames_and_files_give_the_same_categories(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(
         mixer_jax.find_categories(*frames, cache=tmp_path / "cache"), found
     )
-    # The command finds the same categories, with other numbers.
+    # The command finds the same categories but numbers them differently.
     table = pd.read_csv(tmp_path / "found.csv").set_index("sample_id")
     categories = found.set_index("sample_id").category_id
     assert 2 * (categories != "").sum() == len(table)  # in both directions

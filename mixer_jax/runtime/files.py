@@ -1,4 +1,4 @@
-"""Atomic file writes, checks that a destination is writable, and records.
+"""Atomic file writes, records, and writability checks for destinations.
 
 A file is written as a draft beside its destination, then renamed to it. The
 draft is locked while it is being written, so that a later writer of the same

@@ -189,7 +189,7 @@ class Generations:
         return True
 
     def _replace(self, new: Generation) -> bool:
-        """Makes a generation the current one, unless this is closed."""
+        """Makes a generation the current one, unless `close` was called."""
         with self._lock:
             if not self._is_closed:
                 self.current = new

@@ -141,7 +141,7 @@ def test_repeated_command_finds_moved_paths(tmp_path, monkeypatch):
     given.model.image.name = "resnet50"
     workdir.restore_paths("new/run", given)
     assert given.data.table == str(tmp_path / "new/data/t.csv")
-    # The checkpoint has its weights, the workdir's config its architecture.
+    # The weights are in the checkpoint, the architecture is in the config.
     assert given.model.image.name == "described"
     factory.resolve(given)
     # Other missing paths are left unchanged.
