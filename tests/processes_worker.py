@@ -39,7 +39,7 @@ def main() -> None:
         together(0)
     elif _ACT.value == "wrong_for_all":
         if me == 0:
-            # Fail before the other process acknowledges the end and leaves.
+            # Fail before the other process acknowledges the shutdown and exits.
             processes._OVER.set()
             time.sleep(0.5)
         else:

@@ -77,7 +77,7 @@ def test_kills_the_given_number_of_times_and_lets_the_run_finish(tmp_path):
 
 
 def test_a_different_first_loss_is_noticed(tmp_path, monkeypatch):
-    # Killed only after step 4, the run resumes at step 5.
+    # A run that is killed after step 4 resumes at step 5.
     monkeypatch.setattr(Counting, "saving", lambda run: run.next().step == 5)
     monkeypatch.setattr(chaos, "STATES", ("saving",))
     killed = kill_a_run(tmp_path, fifth="210")

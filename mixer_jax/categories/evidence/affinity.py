@@ -27,8 +27,8 @@ _UNTESTED = -4.0
 # Two samples of the same role count as clicked alike if `agree / heard` exceeds
 # this; half of the pairs within a category reach twice this value.
 _ALIKE = 0.25
-# Share of matching same-role pairs that are clicked alike; the others were
-# shown too rarely or ranked too low.
+# Share of matching same-role pairs with similar clicks; the others were shown
+# too rarely or ranked too low.
 _HEARD_ALIKE = 0.5
 # Minimum click affinity for a pair to count in `heard`.
 _SURE = 0.3

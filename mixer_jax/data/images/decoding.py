@@ -318,7 +318,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
         image = image.resize(
             (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
         )
-    if image.mode == "L":  # convert only now: L scales three times as fast
+    if image.mode == "L":  # as late as possible: L scales three times as fast
         image = image.convert("RGB")
     pixels = np.asarray(image)
     if width == height:

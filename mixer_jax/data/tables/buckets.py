@@ -108,8 +108,8 @@ def _copy(address: str, copy: Path) -> None:
     mark = folder / f".{copy.name}.origin"
     if copy.name in RESERVED or (copy.exists() and not mark.exists()):
         raise UserError(
-            f"The table {address} cannot be copied to {copy}: something else "
-            "is there, or will be. Choose another folder."
+            f"The table {address} cannot be copied to {copy}, which is "
+            "not a copy of a table. Choose another folder."
         )
     system = file_system(address)
     draft = folder / f".{copy.name}.fetched"

@@ -84,7 +84,7 @@ def files(names: Sequence[str], root: str | os.PathLike) -> list[str]:
       names: the names of the images.
       root: the folder that they are relative to.
     """
-    # Most names are those of files. Splitting each of millions takes seconds.
+    # Most names are file names; parsing millions of them would take seconds.
     found = [name if "#" not in name else file_of(name) for name in names]
     start = os.path.join(root, "")
     return [start + name if name[:1] != "/" else name for name in found]

@@ -8,7 +8,7 @@
 A shown item is a row with `clicked` 0. Its click is a row with `clicked` 1 and
 the same session and time, which are those of the search, so that both count as
 one exposure. A query's ID is the digest of its picture, with its box if it has
-one. Only searches by a picture alone are recorded, since the categories of a
+one. Only searches without a text are recorded, since the categories of a
 click log are found from pictures.
 
 The ID of a search is signed, so that clients cannot report clicks on searches

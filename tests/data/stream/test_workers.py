@@ -1,4 +1,4 @@
-"""Batches of worker processes, and the end of these processes."""
+"""Batches from worker processes, and how these processes end."""
 
 import contextlib
 import multiprocessing

@@ -33,7 +33,7 @@ def test_searches_and_clicks_are_written(recorded):
     assert (response.status_code, response.json()) == (202, {"recorded": 1})
     response = client.post("/v1/events", json={"events": [click, click]})
     assert response.json() == {"recorded": 2}
-    # Only searches by a picture alone are recorded.
+    # Only searches without a text are recorded.
     client.post("/v1/search?id=red.png", content=b"")
     client.post("/v1/search?text=a", content=draw("red"))
     client.__exit__()
