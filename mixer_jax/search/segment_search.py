@@ -51,7 +51,7 @@ class Best(flax.struct.PyTreeNode):
     def offer(
         self, number_QxN: jax.Array, cosine_QxN: jax.Array, bound_Q: jax.Array
     ) -> "Best":
-        """Adds candidates, whose numbers are higher; returns the nearest of all."""
+        """Merges candidates, whose numbers are higher than the current ones."""
         cosine = jnp.concatenate([self.cosine, cosine_QxN], axis=1)
         number = jnp.concatenate([self.number, number_QxN], axis=1)
         cosine, at = jax.lax.top_k(cosine, self.cosine.shape[1])
