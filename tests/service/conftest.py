@@ -95,7 +95,7 @@ def place(color_net, tmp_path):
 
 @pytest.fixture
 def own(place, color_net):
-    """That index, opened."""
+    """The index in `place`, opened."""
     images = place.parent / "pictures"
     with Generations(opener(place, color_net, images), PIXELS) as made:
         yield made

@@ -26,7 +26,7 @@ Observe = Callable[[str, float], None]  # the name of a stage, and seconds
 
 
 class Options(NamedTuple):
-    """What to return; see `stores.interface.Store.search`."""
+    """Options of a search; see `stores.interface.Store.search`."""
 
     k: int
     offset: int = 0

@@ -246,7 +246,7 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return fitting[-1] if fitting else next(larger, rows)
 
 
-# What to do if this is the only checkpoint.
+# Advice for the case that there is no other checkpoint.
 ONLY = "There is no other one. Delete that folder to train from scratch."
 
 
