@@ -38,7 +38,7 @@ class Model:
     """Embeds queries and documents into one space, as unit vectors.
 
     Attributes:
-      config: the config that the model was trained with.
+      config: the training config of the model.
       dim: D, the length of an embedding.
       image_size: S; pictures are scaled to S x S pixels.
       fingerprint: a hash of weights, tokenizer and architecture: models with
@@ -85,7 +85,7 @@ class Model:
 
     @property
     def config(self) -> Any:
-        """The config that the model was trained with."""
+        """The training config of the model."""
         return self._trained.config
 
     @property
@@ -95,7 +95,7 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """S, the side of the square that pictures are scaled to, in pixels."""
+        """S; pictures are scaled to S x S pixels."""
         return self.config.data.image_size
 
     @property
@@ -192,7 +192,7 @@ class Model:
           texts: N texts, "" for none; None for queries.
           has_image: bool `[N]`, False for documents without a picture; by
             default, all have one.
-          batch_size: the maximum number embedded at once. Smaller numbers are
+          batch_size: the maximum number embedded at once. Smaller batches are
             padded to powers of two, so that few programs are compiled.
 
         Returns:

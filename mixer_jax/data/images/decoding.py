@@ -36,7 +36,7 @@ with contextlib.suppress(AttributeError, OSError):  # absent in some builds
 CHECKED = 32  # side of the squares decoded to check files, in pixels
 # Memory use is unknown: decoding opens another image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
-_READ = 1 << 20  # bytes of a file that are read at once
+_READ = 1 << 20  # bytes per read of a file
 _BAND = 1 << 18  # pixels composited on white at a time
 
 
@@ -99,7 +99,7 @@ def _read_file(name: str) -> tuple[bytes, os.stat_result]:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
         content = os.read(file, status.st_size + 1)
-        # The file may have grown, and some systems read less at a time.
+        # The file may have grown, and some systems return less per read.
         if len(content) != status.st_size:
             parts = [content]
             while parts[-1]:
@@ -111,7 +111,7 @@ def _read_file(name: str) -> tuple[bytes, os.stat_result]:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """Returns a digest of an image's bytes, for images of the same table.
+    """Returns an image's digest, comparable within the same table.
 
     Raises:
       UnreadableImageError: if the file cannot be read.

@@ -126,7 +126,7 @@ def _read(path: str, expected: tuple[int, int]) -> bytes:
     Raises:
       UnreadableImageError: if the file cannot be read.
       PassingError: if it was changed, removed or created since its size and
-        time were looked up, as when a file system is briefly lost.
+        time were looked up, e.g. if a file system is briefly unavailable.
     """
     try:
         content, status = decoding.read_with_status(path)

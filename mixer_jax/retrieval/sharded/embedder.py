@@ -158,7 +158,7 @@ class _Source:
         return self._files.name(row)
 
     def decode(self, row: int, content: bytes, size: int) -> np.ndarray | None:
-        """Returns the pixels of an image; notes an error and returns None."""
+        """Returns an image's pixels, or None after recording an error."""
         try:
             try:
                 return decoding.decode(

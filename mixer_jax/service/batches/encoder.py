@@ -42,7 +42,7 @@ class Encoder:
     """
 
     def __init__(self, model: Model, max_pixels: int):
-        """Takes the model; `max_pixels` limits decoded pictures."""
+        """Stores the model; `max_pixels` limits decoded pictures."""
         self.model, self._max_pixels = model, max_pixels
 
     def compile(self) -> None:
@@ -65,7 +65,7 @@ class Encoder:
           uint8 `[S, S, 3]`.
 
         Raises:
-          UserError: tells a client why its picture is rejected.
+          UserError: if the picture is rejected; tells the client why.
         """
         Image.init()
         try:

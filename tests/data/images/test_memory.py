@@ -193,7 +193,7 @@ def test_reservations_are_first_in_first_out():
         threads.append(thread)
         while len(order) + len(budget._waiting) < len(threads):
             pass
-    # The third one would fit, but must wait for the second.
+    # The third request would fit, but must wait for the second.
     assert order == [6]
     first.set()
     for thread in threads:
@@ -304,7 +304,7 @@ def test_threads_keep_no_memory_of_decoded_images():
         text=True,
         check=True,
     )
-    assert int(done.stdout) < 64  # MiB; one decode needs about as much
+    assert int(done.stdout) < 64  # MiB; about what one decode needs
 
 
 KEPT = """
