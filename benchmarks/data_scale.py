@@ -231,7 +231,7 @@ def _names(path: pathlib.Path, count: int) -> Sequence[str]:
 
 def _decode(names: Sequence[str]) -> None:
     for name in names:
-        decoding.decode(name, decoding.CHECKED)
+        decoding.check(name)
 
 
 def _bare(path: pathlib.Path, count: int, workers: int) -> float:

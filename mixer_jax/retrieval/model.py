@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mixer_jax.data.images import decoding as images_lib
-from mixer_jax.data.images import pictures
+from mixer_jax.data.images import pictures, squares
 from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import (
@@ -300,7 +299,7 @@ class Model:
 
         def load(row: int) -> np.ndarray:
             if images[row] is None:
-                return images_lib.blank(self.image_size)
+                return squares.blank(self.image_size)
             try:
                 return pictures.to_pixels(
                     images[row], self.image_size, self.config.data.max_pixels

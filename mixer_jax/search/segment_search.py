@@ -18,7 +18,7 @@ from mixer_jax.search.shortlists import Shortlist
 
 _FEW = 16  # memory-bound up to this many queries: multiply in f32
 _CHUNK = 2**15  # rows whose groups are sorted at once
-_TILE = 1024  # rows multiplied with many queries at once
+_TILE = 1024  # rows multiplied by many queries at once
 
 
 class Best(flax.struct.PyTreeNode):

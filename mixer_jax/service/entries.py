@@ -75,7 +75,7 @@ def align(
 
     Raises:
       UserError: if the arguments have different lengths, or an item has
-        neither a picture, a text nor a vector.
+        no picture, text, or vector.
     """
     names = check_ids(ids)
     if images is not None:
@@ -127,9 +127,7 @@ def _entry(
                 f"{len(vectors)} vectors; give one vector per picture."
             )
     elif not shown and not (text or "").strip():
-        raise UserError(
-            f"Item {quoted(id)} has neither a picture, a text nor a vector."
-        )
+        raise UserError(f"Item {quoted(id)} has no picture, text, or vector.")
     labels = group or "", category or ""
     return Entry(id, shown, text or "", vectors, fields or {}, *labels)
 

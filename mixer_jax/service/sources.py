@@ -201,7 +201,7 @@ def _reading(path: pathlib.Path) -> pq.ParquetFile:
         file.close()
         problem = f"has no column {absent[0]}" if absent else "has no rows"
         raise UserError(
-            f"The file of embeddings {path} {problem}; it needs the columns "
+            f"The embeddings file {path} {problem}; it needs the columns "
             f"{ID} and {EMBEDDING}."
         )
     return file

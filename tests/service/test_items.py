@@ -189,8 +189,8 @@ def test_invalid_items_are_rejected(index):
     for ids, given, message in (
         ("a", {"texts": ["a"]}, "ids is a single ID"),
         ([1], {"texts": ["a"]}, "The ID 1 has type int"),
-        (["a"], {}, "neither a picture, a text nor a vector"),
-        (["a"], {"texts": [" "]}, "neither a picture, a text nor a vector"),
+        (["a"], {}, "no picture, text, or vector"),
+        (["a"], {"texts": [" "]}, "no picture, text, or vector"),
         (["a"], {"texts": "a"}, "texts is not a list"),
         (["a"], {"texts": ["a", "b"]}, "1 IDs but 2 texts"),
         (["a"], {"texts": [1]}, "of type int; it must be a string"),

@@ -81,14 +81,14 @@ def test_prepared_images_are_not_read_again(both, monkeypatch):
 def test_only_changed_images_are_decoded_again(both, monkeypatch, tmp_path):
     path, inside = both
     names = []
-    decode = decoding.decode
+    check = decoding.check
     first = opening.open_table(inside, "train").prepared
 
     def spy(content, *rest, **settings):
         names.append(content)
-        return decode(content, *rest, **settings)
+        return check(content, *rest, **settings)
 
-    monkeypatch.setattr(decoding, "decode", spy)
+    monkeypatch.setattr(decoding, "check", spy)
     frame = table.read_table(path)
     # The rows move to other files, and one image is replaced.
     shutil.copy(

@@ -177,9 +177,7 @@ def _find_faults(
     def fault(path: Path | None) -> UnreadableImageError | None:
         try:
             if path is not None:
-                decoding.decode(
-                    path, decoding.CHECKED, max_pixels, option=option
-                )
+                decoding.check(path, max_pixels, option=option)
         except UnreadableImageError as error:
             # Create a new error: the old traceback keeps the bytes in memory.
             return UnreadableImageError(str(error), error.kind)

@@ -89,9 +89,7 @@ class Content:
         path = os.path.join(self._root, name)
         try:
             content = _read(path, expected)
-            decoding.decode(
-                content, decoding.CHECKED, task.max_pixels, option=OPTION
-            )
+            decoding.check(content, task.max_pixels, option=OPTION)
         except UnreadableImageError as error:
             row = int(task.shard.rows[place])
             reason = _reason(error, path)

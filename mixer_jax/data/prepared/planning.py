@@ -24,7 +24,8 @@ _SEED = "mixer_jax shards"  # 16 characters
 # Up to this many rows, or this share, are copied rather than superseded.
 _COPIED_ROWS, _COPIED_SHARE = 4096, 1 / 32
 _SUPERSEDED = 0.1  # maximum share of a file's records, and of a shard's rows
-_EXTRA_ROWS, _MAX_EXTRA = 256, 64  # minimum rows and number of extra shards
+# Enough extra shards to keep several processes equally busy.
+_EXTRA_ROWS, _MAX_EXTRA = 64, 64  # minimum rows and number of extra shards
 
 
 def split_names(frame: pd.DataFrame) -> np.ndarray:

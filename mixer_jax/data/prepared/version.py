@@ -129,7 +129,7 @@ def newly_readable(
         path = root / fault.image
         if fault.kind in _PASSING:
             with contextlib.suppress(UnreadableImageError):
-                decoding.decode(path, decoding.CHECKED, max_pixels)
+                decoding.check(path, max_pixels)
                 return str(path)
     return ""
 

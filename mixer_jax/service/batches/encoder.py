@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mixer_jax.data.images import crops, decoding, faults
+from mixer_jax.data.images import crops, decoding, faults, squares
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 
@@ -47,7 +47,7 @@ class Encoder:
 
     def compile(self) -> None:
         """Compiles the programs for all batch sizes."""
-        blank = decoding.blank(self.model.image_size)
+        blank = squares.blank(self.model.image_size)
         size = 1
         while size <= SIZE:
             for is_document in (False, True):
@@ -113,7 +113,7 @@ class Encoder:
     def _embed(
         self, queries: Sequence[Query], are_documents: bool
     ) -> np.ndarray:
-        blank = decoding.blank(self.model.image_size)
+        blank = squares.blank(self.model.image_size)
         has_image = np.array([query.pixels is not None for query in queries])
         pixels = np.stack(
             [blank if one.pixels is None else one.pixels for one in queries]

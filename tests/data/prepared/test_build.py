@@ -408,16 +408,16 @@ def test_an_image_that_changes_for_a_moment_is_not_believed(
 
 
 def test_a_decoder_that_is_installed_later_is_used(frame, root, monkeypatch):
-    decode = decoding.decode
+    check = decoding.check
 
     def fail(*_, **__):
         raise faults.UnreadableImageError("no", faults.UNSUPPORTED)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", fail)
+        patch.setattr(decoding, "check", fail)
         assert len(build.prepare(frame, root).skipped) == 5
         assert len(build.prepare(frame, root).skipped) == 5
-    assert decoding.decode is decode
+    assert decoding.check is check
     assert not build.prepare(frame, root).skipped
 
 
@@ -456,7 +456,7 @@ def test_images_with_new_times_are_kept(frame, root, monkeypatch):
     frame = frame.copy()
     frame.loc[4, "group"] = "h"
     want = contents(pipeline.FileSource(frame, root))
-    monkeypatch.setattr(decoding, "decode", None)
+    monkeypatch.setattr(decoding, "check", None)
     assert contents(build.prepare(frame, root).source()) == want
 
 

@@ -119,7 +119,7 @@ def test_thumbnails_are_shown_without_files(color_net, tmp_path):
         ({}, "An item has no id"),
         ({"id": ""}, "An item has no id"),
         ({"id": 5}, "An item has no id"),
-        ({"id": "a"}, "neither a picture, a text nor a vector"),
+        ({"id": "a"}, "no picture, text, or vector"),
         ({"id": "a", "text": 5}, "text of item 'a' is not a string"),
         ({"id": "a", "texts": "b"}, "did you mean 'text'"),
         ({"id": "a", "image": "/w=="}, "Item 'a': This is plain text; a PNG"),
@@ -155,7 +155,7 @@ def test_bad_items_get_an_error_message(reader, body, message):
 def test_bad_requests_for_one_item_get_an_error_message(reader):
     for method, url, content, status, message in (
         ("PUT", "/v1/items/a", b"%PDF-1.7", 400, "a PDF document"),
-        ("PUT", "/v1/items/a", b"", 400, "neither a picture"),
+        ("PUT", "/v1/items/a", b"", 400, "no picture"),
         ("PUT", "/v1/items/a", b'{"id": "b"}', 400, "the body names another"),
         ("PUT", "/v1/items/", b"", 404, "names no item"),
         ("POST", "/v1/items", draw("red"), 400, "Send JSON"),
