@@ -89,6 +89,7 @@ def _prepare(
         fetch_rate=given.fetch_rate,
         origin=origin,
         compact=given.compact,
+        place="--out",
     )
     opened = open_table(given.table, given.split, given.out, options=options)
     if opened is None:

@@ -1,5 +1,6 @@
 """Training finds the data prepared by the command."""
 
+import errno
 import os
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mixer_jax.data import prepare
-from mixer_jax.data.prepared import build, shards
+from mixer_jax.data.prepared import build, shards, writing
 from mixer_jax.data.tables import table
 
 
@@ -81,3 +82,16 @@ def test_wrong_input_ends_with_a_sentence(path, tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             prepare.main([*options, option])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_reported_in_terms_of_the_command(
+    path, tmp_path, monkeypatch, capsys
+):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing, "describe", fail)
+    assert prepare.main([f"--table={path}", f"--out={tmp_path / 'out'}"]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "No space left on device" in message
+    assert "choose a folder with enough space (--out)." in message

@@ -171,8 +171,8 @@ class _Job:
         except OSError as error:
             raise UserError(
                 f"The prepared data cannot be written to {self.place}: "
-                f"{paths.reason(error)}. Free some space, or set the config's "
-                "data.prepared to a folder with enough space."
+                f"{paths.reason(error)}. Free some space, or choose a "
+                f"folder with enough space ({self.options.place})."
             ) from error
 
     def find(self) -> Prepared | None:
@@ -255,8 +255,8 @@ class _Job:
             if not _is_readable(version):
                 raise UserError(
                     f"The prepared data in {self.group} cannot be read right "
-                    "after it was written. Check the disk, or set the "
-                    "config's data.prepared to a folder on another disk."
+                    "after it was written. Check the disk, or choose a "
+                    f"folder on another disk ({self.options.place})."
                 )
             try:
                 version.rename(self.group / name)

@@ -73,7 +73,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
       NewerFormatError: if the format is newer than this version can read.
     """
     subject = f"The prepared data in {folder}"
-    remedy = "set the config's data.prepared to another folder"
+    remedy = "choose another folder for the prepared data"
     try:
         record = files.read_record(folder / RECORD, FORMAT, subject, remedy)
     except NewerFormatError:

@@ -45,6 +45,7 @@ class Options:
       origin: the address that relative paths refer to, see `fetching.fetch`.
       compact: whether to keep superseded records out of all files, so that TFDS
         can read them.
+      place: the option that names the folder, for error messages.
     """
 
     max_pixels: int = memory.MAX_PIXELS
@@ -54,6 +55,7 @@ class Options:
     fetch_rate: float = 0.0
     origin: str = ""
     compact: bool = False
+    place: str = "data.prepared"
 
 
 class Draft(NamedTuple):

@@ -80,7 +80,7 @@ def test_a_newer_format_is_refused(frame, root, place):
     assert str(raised.value) == (
         f"The prepared data in {folder} has format 6, but this version of "
         "mixer_jax reads only formats up to 5; install a newer version, or "
-        "set the config's data.prepared to another folder."
+        "choose another folder for the prepared data."
     )
     assert files_in(root) == before
     # Another folder can be used, as the message says.
