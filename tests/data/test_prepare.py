@@ -77,7 +77,7 @@ def test_wrong_input_ends_with_a_sentence(path, tmp_path, capsys):
     assert prepare.main([f"--table={tmp_path / 'none.csv'}"]) == 2
     assert "none.csv" in capsys.readouterr().err
     assert prepare.main([f"--table={path}", f"--out={path}"]) == 2
-    assert "data.prepared" in capsys.readouterr().err
+    assert "(--out)" in capsys.readouterr().err
     for option in ("--shards=0", "--workers=-1", "--max-pixels=0"):
         with pytest.raises(SystemExit, match="2"):
             prepare.main([*options, option])

@@ -134,7 +134,7 @@ def test_others_are_removed_unless_they_are_in_use_or_newer(tmp_path):
     assert generations.read_record(damaged) is None
     (damaged / generations.RECORD).write_text('{"format": 1}')
     assert generations.read_record(damaged) is None
-    with pytest.raises(NewerFormatError, match=r"has format 6.*data\.prepared"):
+    with pytest.raises(NewerFormatError, match=r"has format 6.*another folder"):
         generations.read_record(newer)
     hold = generations.hold(used)
     generations.remove_others(own)
