@@ -13,7 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-SOURCED = {"environment.sh", "restarts.sh", "supervise.sh"}
+SOURCED = {"environment.sh", "manifests.sh", "restarts.sh", "supervise.sh"}
 POD = {
     "PROJECT": "my-project",
     "ZONE": "us-west4-a",
