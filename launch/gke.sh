@@ -23,9 +23,10 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=manifests.sh
+source "$root/launch/manifests.sh"
 
 known="--spot, --max-restarts=N, --worker=N, --lines=N, --follow, "
-spot=false
 MAX_RESTARTS=10
 worker=0
 lines=100
@@ -34,7 +35,7 @@ command=${1:-}
 if (($#)); then shift; fi
 while (($#)); do
   case $1 in
-    --spot) spot=true ;;
+    --spot) chosen+=("$1") ;;
     --max-restarts=*) MAX_RESTARTS=${1#*=} && check_number "$1" ;;
     --worker=*) worker=${1#*=} && check_number "$1" ;;
     --lines=*) lines=${1#*=} && check_number "$1" ;;
@@ -70,11 +71,6 @@ case $command in
 esac
 check_needs
 
-# Checks that the variable $1 matches the pattern $2; $3 describes it.
-check() {
-  if [[ ! ${!1} =~ $2 ]]; then reject "$1=${!1}: $3"; fi
-}
-
 check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
   "use at most 40 of a-z, 0-9 and -, starting with a letter, not ending in -."
 if [[ $command != render ]]; then
@@ -99,20 +95,8 @@ count_hosts() {
   CHIPS=$chips HOSTS=$((all / chips))
 }
 
-# Escapes the variable named $1 for double quotes in YAML, and for a container's
-# command, in which Kubernetes expands $(NAME).
-escape() {
-  local text=${!1}
-  if [[ $text == *[[:cntrl:]]* ]]; then
-    reject "$1=$(quoted "$text"): control characters are not allowed."
-  fi
-  text=${text//\\/\\\\}
-  text=${text//\"/\\\"}
-  printf -v "$1" %s "${text//\$/\$\$}"
-}
-
 render() {
-  local yaml option name word command_lines="" lines="" CHIPS HOSTS
+  local CHIPS HOSTS PROGRAM EXTRA
   local plain='expected a plain value, without spaces or quotes.'
   check TOPOLOGY '^[1-9][0-9]*(x[1-9][0-9]*){1,2}$' \
     "expected chips along two or three axes, as in 16x16 or 4x4x4."
@@ -130,51 +114,16 @@ render() {
   check CHIPS_PER_HOST '^(|[1-9][0-9]*)$' "expected a whole number."
   set_program
   count_hosts
-  escape DATA
-  for word in "${program[@]}"; do
-    escape word
-    command_lines+="                    - \"$word\""$'\n'
-  done
-  for option in ${extra[@]+"${extra[@]}"}; do
-    escape option
-    lines+="                    - \"$option\""$'\n'
-  done
-  while IFS= read -r yaml; do
-    case $yaml in
-      '# '* | '#') continue ;;
-      *'# --spot') if ! $spot; then continue; fi ;;
-      *@PROGRAM@*)
-        printf '%s' "$command_lines"
-        continue
-        ;;
-      *@EXTRA@*)
-        printf '%s' "$lines"
-        continue
-        ;;
-    esac
-    if [[ $yaml =~ @([A-Z_]+)@ ]]; then # One per line; values may contain @.
-      name=${BASH_REMATCH[1]}
-      yaml=${yaml/"@$name@"/"${!name}"}
-    fi
-    printf '%s\n' "$yaml"
-  done <launch/gke/jobset.yaml
+  escape DATA "$DATA"
+  escape PROGRAM "${program[@]}"
+  escape EXTRA ${extra[@]+"${extra[@]}"}
+  fill launch/gke/jobset.yaml
 }
-
-kubectl_here() { run kubectl --namespace="${NAMESPACE:-default}" "$@"; }
 
 pods=jobset.sigs.k8s.io/jobset-name=$NAME
 case $command in
   render) render ;;
-  apply)
-    manifest=runs/launch/$NAME.yaml
-    rendered=$(render)
-    if ! $dry_run; then
-      make_folder runs/launch
-      printf '%s\n' "$rendered" >"$manifest" ||
-        reject "$root/$manifest cannot be written."
-    fi
-    kubectl_here apply --filename="$manifest"
-    ;;
+  apply) apply ;;
   status)
     kubectl_here get jobset "$NAME"
     kubectl_here get pods --selector="$pods" --output=wide
