@@ -124,5 +124,5 @@ say "6/6 Switching the index, unless the new model is worse"
 run "$python" -m mixer_jax.daily decide --folder="$folder" --day="$day"
 
 say "Done. To undo the last switch:"
-quoted launch/daily.sh --folder="$folder" --roll-back
-echo
+printf '%s\n' \
+  "$(quoted launch/daily.sh --folder="$folder" --roll-back)" || true

@@ -9,6 +9,7 @@ those of larger logs.
 """
 
 import collections
+import io
 import os
 import pathlib
 import re
@@ -105,11 +106,14 @@ def _events(
     folder: pathlib.Path, left_out: collections.Counter
 ) -> Iterator[events.Event]:
     for path in sorted(folder.glob("events-*.jsonl")):
-        with open(path, "rb") as file:
-            for _, cells in events.read(str(path), file):
-                try:
-                    if isinstance(cells, str):  # may still be being written
-                        raise ValueError(cells)
-                    yield events.parse(cells)
-                except ValueError:
-                    left_out["incomplete"] += 1
+        try:
+            content = io.BytesIO(path.read_bytes())  # at most 64 MB
+        except FileNotFoundError:  # The service removes old files.
+            continue
+        for _, cells in events.read(str(path), content):
+            try:
+                if isinstance(cells, str):  # may still be being written
+                    raise ValueError(cells)
+                yield events.parse(cells)
+            except ValueError:
+                left_out["incomplete"] += 1
