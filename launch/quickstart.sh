@@ -54,4 +54,8 @@ run "$python" -m mixer_jax.evaluate --workdir="$run" --baselines \
 say "6/6 Writing the report"
 run "$python" -m mixer_jax.report --workdir="$run"
 
-say "Done. Open $run/report/index.html"
+say "Done. Open $run/report/index.html. To search the emoji by picture:"
+build=(--workdir="$run/stage3" --table="$run/data/medium.csv")
+printf '%s\n' \
+  "$python -m mixer_jax.index build ${build[*]} --out=$run/index" \
+  "$python -m mixer_jax.serve --index=$run/index" || true

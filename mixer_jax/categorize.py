@@ -25,6 +25,7 @@ from mixer_jax.data.tables import found as found_table
 from mixer_jax.models import features
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import numbers, parsing, processes, terminal
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 
 
@@ -41,11 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share = {"type": numbers.share, "default": 0.01}
     add("--max-skipped", **share, help="maximum share of unreadable images")
     add("--previous", help="previous found.csv, whose category IDs are kept")
+    held = "set a tenth of the categories aside as the split test"
+    add("--hold-out", action="store_true", help=held)
     add_flags(parser)
     return processes.run_command(_run, parser, arguments)
 
 
 def _run(given: argparse.Namespace) -> None:
+    if given.truth and given.hold_out:
+        raise UserError("--truth has the test rows; leave out --hold-out.")
     found_table.check_out(given.out, given.truth)
     with folder_lock.hold(given.out, "--out", together=True):
         _categorize(given)
@@ -70,7 +75,9 @@ def _categorize(given: argparse.Namespace) -> None:
         find.help_searching(shown, log.clicks, settings, mesh)
         return
     found = find.find_categories(shown, log.clicks, settings, mesh)
-    figures, changes = found_table.write(out, sources, kept, found)
+    figures, changes = found_table.write(
+        out, sources, kept, found, hold_out=given.hold_out
+    )
     if skipped.count:
         terminal.say("\n  ".join([str(skipped), *skipped.examples]))
     terminal.say(against_truth.lines(figures), changes)

@@ -3,8 +3,8 @@
     python -m mixer_jax.index build --workdir=runs/quickstart/stage3 \
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
 
-Other forms: add, delete, info, rebuild, export; `FORM --help` lists options.
-Search an index with `python -m mixer_jax.serve`.
+Other forms: add, delete, info, rebuild, roll-back, export; `FORM --help` lists
+options. Search an index with `python -m mixer_jax.serve`.
 """
 
 import sys
@@ -69,12 +69,17 @@ def _rebuild(*, index: str, workdir: str, **options: Any) -> None:
         terminal.say(f"{copies} pictures were missing; used their thumbnails")
 
 
+def _roll_back(*, index: str) -> None:
+    terminal.say(upkeep.roll_back(index))
+
+
 def _export(*, index: str, out: str) -> None:
     terminal.say(f"Wrote {exporting.export(index, out)} rows to {out}")
 
 
 _WORK = dict(build=_build, add=_add, delete=_delete, info=_info)
 _WORK |= dict(rebuild=_rebuild, export=_export)
+_WORK["roll-back"] = _roll_back
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mixer_jax import categorize
 from mixer_jax.categories import find
-from mixer_jax.data.tables import table
+from mixer_jax.data.tables import holdout, table
 from mixer_jax.demo import click_model, simulate
 from mixer_jax.runtime.ownership import folder_lock
 from tests import every_command
@@ -160,6 +160,26 @@ def test_next_log_keeps_most_category_ids(run, capsys):
     same = first.loc[both, "category_id"] == again.loc[both, "category_id"]
     assert len(both) > COUNT
     assert same.mean() > 0.9
+
+
+def test_held_out_categories_stay_held_out(run, capsys):
+    root, truth, _ = run
+    out = [f"--log={root}/log", f"--out={root}", "--hold-out"]
+    assert categorize.main(out) == 0
+    first = table.read_table(root / "found.csv").set_index("sample_id")
+    splits = first["split"].str.split("/").str[0]
+    is_test = first["category_id"].map(holdout.is_test)
+    assert is_test.any()
+    assert ((splits == "test") == is_test).all()
+    # Reversed test rows are not taken for other samples.
+    assert categorize.main([*out, f"--previous={root}/found.csv"]) == 0
+    again = table.read_table(root / "found.csv").set_index("sample_id")
+    pd.testing.assert_frame_equal(first, again, check_names=False)
+    report = json.loads((root / "identities.json").read_text())
+    assert not report["moved"]
+    assert not report["appeared"]
+    assert categorize.main([*out, f"--truth={truth}"]) == 2
+    assert "leave out --hold-out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["hdbscan", "components", "kmeans"])

@@ -34,6 +34,11 @@ def name(number: int) -> str:
     return f"found-{number:05d}"
 
 
+def is_found(category_id: str) -> bool:
+    """Returns whether a category ID is one that this module assigns."""
+    return _ID.fullmatch(category_id) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Previous:
     """Previously assigned IDs.
@@ -66,10 +71,11 @@ def read_previous(path: str | Path | None) -> Previous:
     path = Path(path)
     frame = tables.read(path, _LAYOUT)
     number = frame["category_id"].str.extract(rf"^{_ID.pattern}\Z")[0]
-    # Reversed rows repeat the samples, and test rows have true categories. The
-    # samples of the log itself may also have IDs that start with "reverse:".
+    # Reversed rows repeat the samples, and test rows of a --truth table have
+    # true categories. The samples of the log itself may also have IDs that
+    # start with "reverse:".
     turned = frame["sample_id"].str.startswith("reverse:")
-    turned &= frame["split"].isin(("", "train/reverse"))
+    turned &= frame["split"].isin(("", "train/reverse", "test/reverse"))
     ours = number.notna() & ~turned
     if not ours.any():
         raise UserError(

@@ -124,7 +124,7 @@ def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
         ranking, from 1 and in any order; 0 is padding.
       mask: bool `[Q]`, the queries to count.
     """
-    return _average_precision(positions, mask, cut=False)
+    return _mean_precision(positions, mask, cut=False)
 
 
 def mean_average_precision_at_r(
@@ -138,7 +138,7 @@ def mean_average_precision_at_r(
       Musgrave et al., "A metric learning reality check", section 3.2
       (arXiv 2003.08505).
     """
-    return _average_precision(positions, mask, cut=True)
+    return _mean_precision(positions, mask, cut=True)
 
 
 def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
@@ -187,9 +187,21 @@ def _top(found: np.ndarray, k: int) -> np.ndarray:
     return found[:, :k]
 
 
-def _average_precision(
-    positions: np.ndarray, mask: np.ndarray, cut: bool
-) -> Mean:
+def _mean_precision(positions: np.ndarray, mask: np.ndarray, cut: bool) -> Mean:
+    values = average_precision(positions, cut=cut)
+    return _mean(values, mask & (positions > 0).any(axis=1))
+
+
+def average_precision(
+    positions: np.ndarray, *, cut: bool = False
+) -> np.ndarray:
+    """Returns each query's average precision, f64 `[Q]`; 0 if undefined.
+
+    Args:
+      positions: see `mean_average_precision`.
+      cut: whether to cut the ranking off at R; see
+        `mean_average_precision_at_r`.
+    """
     count = (positions > 0).sum(axis=1)
     last = np.iinfo(positions.dtype).max
     ranked = np.sort(np.where(positions > 0, positions, last), axis=1)
@@ -198,4 +210,4 @@ def _average_precision(
         counted &= ranked <= count[:, None]
     precision = np.arange(1, positions.shape[1] + 1)[None, :] / ranked
     total = np.where(counted, precision, 0.0).sum(axis=1)
-    return _mean(total / np.maximum(count, 1), mask & (count > 0))
+    return total / np.maximum(count, 1)

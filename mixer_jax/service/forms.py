@@ -20,7 +20,11 @@ _FORMS = {
     "info": ("describes an index", "index*"),
     "rebuild": (
         "embeds the items of an index with another model",
-        "index* workdir* images storage batch-size",
+        "index* workdir* images storage batch-size keep",
+    ),
+    "roll-back": (
+        "returns to the generation before the last rebuild with --keep",
+        "index*",
     ),
     "export": ("writes an index to a Parquet file", "index* out*"),
 }
@@ -47,6 +51,10 @@ _OPTIONS = {
         "type": numbers.whole(0, 4096),
         "help": "side length of the thumbnails in the index, in pixels "
         "(default: 0, no thumbnails)",
+    },
+    "keep": {
+        "type": numbers.whole(0, 100),
+        "help": "earlier generations to keep for roll-back (default: 0)",
     },
     "id": {"action": "append", "help": "an item to delete; may be repeated"},
     "ids": {"help": "file of the IDs of items to delete, one per line"},
@@ -80,4 +88,4 @@ def make_parser(form: str) -> argparse.ArgumentParser:
 
 def listing() -> str:
     """Returns a line per form."""
-    return "\n".join(f"  {name:8} {text}" for name, (text, _) in _FORMS.items())
+    return "\n".join(f"  {name:9} {text}" for name, (text, _) in _FORMS.items())

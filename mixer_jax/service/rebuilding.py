@@ -27,6 +27,7 @@ def rebuild(
     images: str | os.PathLike | None = None,
     storage: str | None = None,
     batch_size: int = 256,
+    keep: int = 0,
 ) -> tuple[int, int]:
     """Embeds all items with another model, into a new generation.
 
@@ -39,6 +40,7 @@ def rebuild(
       images: the folder of the pictures, if moved.
       storage: how embeddings are stored; by default, as before.
       batch_size: the number of documents embedded at once.
+      keep: the maximum number of earlier generations to keep for a roll-back.
 
     Returns:
       The number of items, and the number of pictures embedded from their
@@ -65,7 +67,7 @@ def rebuild(
         )
         with LocalStore.draft(folder, properties) as new:
             work = _Work(index, new, model, batch_size)
-            _run(work, old, new)
+            _run(work, old, new, keep)
             return new.count(), work.copies
 
 
@@ -81,7 +83,7 @@ def _check(index: Index) -> None:
         raise _lost_error(*lost)
 
 
-def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
+def _run(work: "_Work", old: LocalStore, new: LocalStore, keep: int) -> None:
     """Copies all items, and publishes the new store."""
     label = "Embedding items"
     for _ in range(_COPIES):
@@ -96,7 +98,7 @@ def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
         if old.state != before:
             work.copy(label)
         work.remove_others()
-        new.publish()
+        new.publish(keep)
 
 
 class _Work:

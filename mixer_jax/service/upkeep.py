@@ -3,8 +3,11 @@
 import os
 from collections.abc import Sequence
 
+from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.service import opening
+from mixer_jax.service.stores import generations
 from mixer_jax.service.stores.local import LocalStore
 
 _IDS = 4096  # items deleted per transaction
@@ -54,6 +57,34 @@ def _read(file: str | os.PathLike | None) -> list[str]:
         ) from error
 
 
+def roll_back(folder: str | os.PathLike) -> str:
+    """Returns an index to its last kept generation, with its model.
+
+    A running service switches to both within seconds.
+
+    Returns:
+      A message that names the generation and its model.
+
+    Raises:
+      UserError: if there is no index or no kept generation, its model is
+        missing, or another process is building the index.
+    """
+    folder = paths.local(folder, "An index")
+    generations.read(folder)
+    with folder_lock.hold(folder, "--index"):
+        for path in generations.earlier(folder)[:1]:
+            with LocalStore(path) as store:
+                if store.fingerprint:
+                    opening.find_model(store)
+        path = generations.roll_back(folder)
+    with LocalStore.open(folder) as store:
+        model = " or ".join(store.properties.get("model", [])) or "unknown"
+        return (
+            f"The index {folder} has returned to {path.name}, with "
+            f"{store.count():,} items and the model {model}"
+        )
+
+
 def describe(folder: str | os.PathLike) -> list[str]:
     """Returns lines about an index: its size, model, storage and fields."""
     with LocalStore.open(folder) as store:
@@ -62,6 +93,7 @@ def describe(folder: str | os.PathLike) -> list[str]:
         kinds = [f"{name}:{kind}" for name, kind in store.fields.items()]
         copies = f"{store.thumbnails} pixels" if store.thumbnails else "none"
         found = store.properties
+        kept = [path.name for path in generations.earlier(where)]
         rows = {
             "items": f"{store.count():,}",
             "vectors": f"{store.count_vectors():,} with {store.dim} elements",
@@ -74,5 +106,6 @@ def describe(folder: str | os.PathLike) -> list[str]:
             "thumbnails": copies,
             "fields": ",".join(kinds) or "none",
             "size": f"{used / 1e6:,.1f} MB in {store.path.name}",
+            "earlier": ", ".join(kept) or "none",
         }
     return [f"{name + ':':13}{value}" for name, value in rows.items()]

@@ -77,6 +77,7 @@ DRY_RUNS = [
     ("hosts.sh", "stop", HOSTS, "worker.sh stop --name=run.a"),
     ("slurm.sh", "", NODES, "--signal=TERM@300 --requeue"),
     ("babysit.sh", "true", {}, "+ true"),
+    ("quickstart.sh", "", {}, "-m mixer_jax.report --workdir=runs/quickstart"),
     ("worker.sh", "setup", {}, "pip install"),
     ("worker.sh", "logs", {}, "+ tail"),
 ]
@@ -142,6 +143,13 @@ def test_dry_run(project, script, subcommand, variables, expected):
     assert any(expected in command for command in commands), done.stdout
     assert "was run" not in done.stdout
     assert sorted(project.folder.rglob("*")) == before
+
+
+def test_the_quickstart_prints_how_to_search(project):
+    done = project.run("launch/quickstart.sh", "--dry-run")
+    page = (ROOT / "docs/search.md").read_text(encoding="utf-8")
+    first = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
+    assert done.stdout.endswith(f"by picture:\x1b[0m\n{first}")
 
 
 def test_options_reach_the_pod(project):
@@ -225,7 +233,7 @@ def test_a_subcommand_requires_only_the_variables_it_needs(project):
             "tpu_vm.sh",
             POD | {"CONFIG": "configs/s.py"},
             ["run"],
-            "available: configs/own_data.py",
+            "available: configs/daily.py",
         ),
         ("gke.sh", SLICE | {"TOPOLOGY": "256"}, ["render"], "as in 16x16"),
         (

@@ -42,3 +42,31 @@ def test_an_index_is_described(folder):
         "MB in items-1.sqlite",
     ):
         assert line in text
+
+
+def test_an_index_returns_to_its_last_generation(tmp_path):
+    place = tmp_path / "index"
+    items.make(place, items.item("old", 1), fingerprint="").close()
+    with pytest.raises(UserError, match="no earlier generation"):
+        upkeep.roll_back(place)
+    new = LocalStore.draft(place, items.PROPERTIES | {"fingerprint": "new"})
+    new.upsert([items.item("new", 1)])
+    new.publish(keep=1)
+    assert "earlier:     items-1.sqlite" in upkeep.describe(place)
+    message = upkeep.roll_back(place)
+    assert "returned to items-1.sqlite, with 1 items" in message
+    with LocalStore.open(place) as store:
+        assert store.existing(["old", "new"]) == {"old"}
+    # A writer that has not noticed yet must not lose what it writes.
+    with pytest.raises(UserError, match="open it again to change it"):
+        new.upsert([items.item("more", 1)])
+    new.close()
+
+
+def test_a_generation_without_its_model_is_not_returned_to(folder, tmp_path):
+    with LocalStore.draft(folder, items.PROPERTIES) as new:
+        new.publish(keep=1)
+    with pytest.raises(UserError, match="does not record where its model"):
+        upkeep.roll_back(folder)
+    with LocalStore.open(folder) as store:
+        assert store.path.name == "items-2.sqlite"

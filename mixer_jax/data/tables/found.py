@@ -8,7 +8,7 @@ import pandas as pd
 
 from mixer_jax.categories import click_log, find, identities, tables
 from mixer_jax.categories.quality import against_truth
-from mixer_jax.data.tables import rules, table
+from mixer_jax.data.tables import holdout, rules, table
 from mixer_jax.runtime import files, results
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import guards, replacing
@@ -87,6 +87,8 @@ def write(
     sources: Sources,
     kept: pd.DataFrame,
     found: find.Found,
+    *,
+    hold_out: bool = False,
 ) -> tuple[dict[str, Any], identities.Changes]:
     """Writes the tables and the report; readers see all of them or none.
 
@@ -95,6 +97,8 @@ def write(
       sources: see `read_sources`.
       kept: the rows of `sources.samples` that have a category.
       found: the categories of these samples.
+      hold_out: whether to move the categories of `holdout.is_test` to the
+        split test. IDs are kept, so these are the same in every later log.
 
     Returns:
       The figures of `against_truth.report`, and the changes to the IDs.
@@ -105,6 +109,8 @@ def write(
     out = pathlib.Path(folder)
     rows, left = tables.found_rows(kept, found.combined)
     rows, changes = identities.rename(rows, left, sources.previous)
+    if hold_out:
+        rows = rows.assign(split=_splits(rows["category_id"]))
     rows = with_test_rows(rows, sources.truth, out)
     is_query = (kept["role"] == "query").to_numpy()
     figures = against_truth.report(found, is_query, kept.get("truth"))
@@ -117,6 +123,21 @@ def write(
     with guards.locked(out):
         results.deliver_all(out, writers, "The categories")
     return figures, changes
+
+
+def _splits(category_ids: pd.Series) -> pd.Series:
+    """Returns the split of each row if some categories are held out.
+
+    Raises:
+      UserError: if no category is left for training.
+    """
+    is_test = category_ids.map(holdout.is_test)
+    if is_test.all():
+        raise UserError(
+            "No categories are left for training: --hold-out sets aside "
+            f"{category_ids.nunique()} of {category_ids.nunique()}."
+        )
+    return is_test.map({True: "test", False: "train"})
 
 
 def with_test_rows(

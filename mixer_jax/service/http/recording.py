@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, NamedTuple
 
+from mixer_jax.categories.clicks import recorded
 from mixer_jax.data.images import faults
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
@@ -48,9 +49,8 @@ _TABLE_INTERVAL = 600  # seconds between updates of the table of queries
 _SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif"}
 _SUFFIXES |= {"BMP": "bmp", "AVIF": "avif"}
 _OTHER = "bin"
-_QUERY = r"[0-9a-f]{32}(?:_[0-9]{1,9}){0,4}"
 _SEARCH = re.compile(
-    rf"([0-9]{{16}})-([0-9a-f]{{16}})-({_QUERY})-([0-9a-f]{{32}})"
+    rf"([0-9]{{16}})-([0-9a-f]{{16}})-({recorded.QUERY})-([0-9a-f]{{32}})"
 )
 _KEY, _KEY_BYTES = "search_ids.key", 32
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -99,7 +99,7 @@ class Recorder:
         """
         self._folder = pathlib.Path(folder)
         files.check_folder(folder, "The events", ("queries.csv", _KEY))
-        self._pictures = self._folder / "pictures"
+        self._pictures = self._folder / recorded.PICTURES
         files.make_folder(self._pictures)
         self._key = _load_key(self._folder / _KEY)
         self.days, self._max_bytes = days, max_bytes
@@ -247,17 +247,16 @@ class Recorder:
         oldest = time.time() - self.days * _DAY
         _remove(self._folder.glob("events-*.jsonl"), oldest)
         # A file's last event may be a day younger than its first.
-        _remove(_files(self._pictures), oldest - _DAY)
+        _remove(recorded.list_pictures(self._pictures), oldest - _DAY)
         self._write_table()
 
     def _write_table(self) -> None:
         """Writes the table of queries, from the names of their pictures."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["query_id", "image", "x1", "y1", "x2", "y2"])
-        for path in sorted(_files(self._pictures)):
-            box = path.stem.split("_")[1:] or [""] * 4
-            writer.writerow([path.stem, f"pictures/{path.name}", *box])
+        writer.writerow(recorded.QUERY_COLUMNS)
+        pictures = recorded.list_pictures(self._pictures)
+        writer.writerows(map(recorded.query_row, pictures))
         files.write_text(self._folder / "queries.csv", text.getvalue())
         self._tabled = time.monotonic()
 
@@ -303,10 +302,6 @@ def _remove(paths: Iterable[pathlib.Path], oldest: float) -> None:
 
 def _today() -> str:
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%d}"
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return [p for p in folder.iterdir() if re.fullmatch(_QUERY, p.stem)]
 
 
 def _row(

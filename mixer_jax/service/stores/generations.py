@@ -1,11 +1,13 @@
 """The folder of an index: a record, and the file of its current generation.
 
-    INDEX/index.json      the format, and the name of the current file
+    INDEX/index.json      the format, and the names of the current file and of
+                          earlier ones that are kept
     INDEX/items-3.sqlite  the items; see `database`
     INDEX/items-3.users   locked by each process that uses the file
 
 A rebuilt index is a new file. The record switches to it atomically, and the old
-file is removed once no process uses it.
+file is removed once no process uses it, unless it is kept for
+`roll_back`.
 """
 
 import contextlib
@@ -14,7 +16,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mixer_jax.retrieval import folders
@@ -43,6 +45,20 @@ def read(folder: str | os.PathLike) -> pathlib.Path:
     Raises:
       UserError: if there is no complete index, or it has another format.
     """
+    return _read_files(folder)[0]
+
+
+def earlier(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the files that `roll_back` can return to, latest first.
+
+    Raises:
+      UserError: as `read`.
+    """
+    return [path for path in _read_files(folder)[1:] if path.exists()]
+
+
+def _read_files(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Returns the file of the current generation, and those kept."""
     folder = paths.local(folder, "An index")
     record = folder / INDEX
     if not os.path.isfile(record):
@@ -51,7 +67,7 @@ def read(folder: str | os.PathLike) -> pathlib.Path:
             "mixer_jax.index build."
         )
     try:
-        return folder / _read_name(record)
+        return [folder / name for name in _read_names(record)]
     except (NewerFormatError, _UnreadableError):
         raise
     except (OSError, ValueError) as error:
@@ -61,8 +77,8 @@ def read(folder: str | os.PathLike) -> pathlib.Path:
         ) from error
 
 
-def _read_name(record: pathlib.Path) -> str:
-    """Returns the name of the current file; raises if there is none."""
+def _read_names(record: pathlib.Path) -> list[str]:
+    """Returns the names of the current file, which must exist, and others."""
     subject = f"The index in {record.parent}"
     found = files.read_record(record, FORMAT, subject, _REMEDY)
     if found["format"] < FORMAT:
@@ -78,9 +94,11 @@ def _read_name(record: pathlib.Path) -> str:
             "which resumes."
         )
     # Never open or remove files that no writer has created.
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a file of items")
-    return name
+    names = [name, *found.get("earlier", [])]
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of a file of items")
+    return names
 
 
 @contextlib.contextmanager
@@ -118,17 +136,20 @@ def begin(
     if not (folder / INDEX).exists():
         _write(folder, "")
     current = _current(folder)
+    # Files after the current one are drafts, or were rolled back.
     last = _number(current) if current else 0
+    first = _first_number(folder, current)
     for path in _files(folder):
         if _number(path.name) > last:
             if _continues(path, properties):
                 return path
             last = _number(path.name)
+            first = max(first, _first_number(folder, path.name))
             _remove(path)
     path = folder / f"items-{last + 1}.sqlite"
     _remove(path)
     try:
-        database.create(path, properties, _first_number(folder, current))
+        database.create(path, properties, first)
     except BaseException:
         _remove(path)
         raise
@@ -148,19 +169,47 @@ def _first_number(folder: pathlib.Path, current: str) -> int:
         return 1  # The file to replace is missing or damaged.
 
 
-def switch(path: pathlib.Path) -> None:
-    """Makes a file the current generation; removes unused files."""
-    _write(path.parent, path.name)
+def switch(path: pathlib.Path, keep: int = 0) -> None:
+    """Makes a file the current generation; removes unused ones.
+
+    Args:
+      path: the file.
+      keep: the maximum number of earlier generations to keep for `roll_back`.
+    """
+    current, *others = _recorded(path.parent) or [""]
+    names = [one for one in (current, *others) if one not in ("", path.name)]
+    _write(path.parent, path.name, names[:keep])
     clean(path.parent)
 
 
+def roll_back(folder: pathlib.Path) -> pathlib.Path:
+    """Makes the latest of the kept generations the current one.
+
+    The file of the generation that is left is removed by the next `begin`.
+
+    Returns:
+      The file of the generation that is current now.
+
+    Raises:
+      UserError: if none is kept.
+    """
+    kept = earlier(folder)
+    if not kept:
+        raise UserError(
+            f"The index in {folder} has no earlier generation to return to; "
+            "python -m mixer_jax.index rebuild keeps some with --keep=N."
+        )
+    _write(folder, kept[0].name, [path.name for path in kept[1:]])
+    return kept[0]
+
+
 def clean(folder: pathlib.Path) -> None:
-    """Removes files of earlier generations that no process uses."""
-    current = _current(folder)
+    """Removes files of earlier generations that are neither used nor kept."""
+    current, *kept = _recorded(folder) or [""]
     if not current:
         return
     for path in _files(folder):
-        if _number(path.name) < _number(current):
+        if _number(path.name) < _number(current) and path.name not in kept:
             with contextlib.suppress(OSError), _unused(path):
                 _remove(path)
 
@@ -198,17 +247,25 @@ def lock_users(path: pathlib.Path) -> int:
     raise FileNotFoundError(f"{path} was removed")
 
 
-def _write(folder: pathlib.Path, name: str) -> None:
-    text = json.dumps({"format": FORMAT, "items": name}) + "\n"
-    files.write_text(folder / INDEX, text)
+def _write(folder: pathlib.Path, name: str, others: Sequence[str] = ()) -> None:
+    record = {"format": FORMAT, "items": name}
+    if others:
+        record["earlier"] = list(others)
+    files.write_text(folder / INDEX, json.dumps(record) + "\n")
 
 
 def _current(folder: pathlib.Path) -> str:
     """Returns the name of the current file; "" if there is none."""
+    return (_recorded(folder) or [""])[0]
+
+
+def _recorded(folder: pathlib.Path) -> list[str]:
+    """Returns the names of the current and the kept files, if any."""
     with contextlib.suppress(OSError, ValueError):
-        name = json.loads((folder / INDEX).read_text("utf-8"))["items"]
-        return name if _NAME.fullmatch(name) else ""
-    return ""
+        record = json.loads((folder / INDEX).read_text("utf-8"))
+        names = [record["items"], *record.get("earlier", [])]
+        return names if all(map(_NAME.fullmatch, names)) else []
+    return []
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -120,10 +120,14 @@ class LocalStore:
         store._is_draft = True
         return store
 
-    def publish(self) -> None:
-        """Makes a draft the current generation of its folder."""
+    def publish(self, keep: int = 0) -> None:
+        """Makes a draft the current generation of its folder.
+
+        Args:
+          keep: the maximum number of earlier generations to keep.
+        """
         self.flush()
-        generations.switch(self.path)
+        generations.switch(self.path, keep)
         self._is_draft = False
 
     @contextlib.contextmanager

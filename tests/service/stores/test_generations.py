@@ -85,6 +85,10 @@ def test_a_used_generation_is_kept(tmp_path):
         ({"format": 3, "items": "../items-1.sqlite"}, "not the name"),
         ({"format": 3, "items": "/etc/passwd"}, "not the name"),
         ({"format": 3, "items": 1}, "not the name"),
+        (
+            {"format": 3, "items": "items-1.sqlite", "earlier": ["../a"]},
+            "not the name",
+        ),
         ({"format": 4, "items": 1}, "has format 4, but this version"),
         ({"format": 2}, "has format 2, which .* no longer reads; build it"),
     ],
@@ -121,3 +125,38 @@ def test_other_contents_are_not_replaced(tmp_path):
 def test_an_index_in_a_bucket_is_refused():
     with pytest.raises(UserError, match="must be stored on this machine"):
         generations.read("gs://bucket/index")
+
+
+def test_kept_generations_can_be_returned_to(tmp_path):
+    made = []
+    for number in range(4):
+        made.append(generations.begin(tmp_path, {"a": number}))
+        generations.switch(made[-1], keep=2)
+    assert generations.earlier(tmp_path) == made[2:0:-1]
+    assert names(tmp_path) == [path.name for path in made[1:]]
+    assert generations.roll_back(tmp_path) == made[2]
+    assert generations.read(tmp_path) == made[2]
+    generations.clean(tmp_path)
+    assert generations.earlier(tmp_path) == [made[1]]
+    # The next file gets a new name, and the one that was left is removed.
+    later = generations.begin(tmp_path, {"a": 4})
+    assert later.name == "items-5.sqlite"
+    assert not made[3].exists()
+    generations.switch(later)
+    assert names(tmp_path) == [later.name]
+    with pytest.raises(UserError, match="no earlier generation to return to"):
+        generations.roll_back(tmp_path)
+
+
+def test_numbers_of_a_generation_that_was_left_are_not_used_again(tmp_path):
+    for _ in range(2):
+        path = generations.begin(tmp_path, {})
+        generations.switch(path, keep=1)
+    with generations.using(path) as left, left.writing() as connection:
+        connection.execute(
+            "UPDATE sqlite_sequence SET seq = 99 WHERE name = 'vectors'"
+        )
+    generations.roll_back(tmp_path)
+    later = generations.begin(tmp_path, {"a": 1})
+    with generations.using(later) as made, made.reading() as connection:
+        assert generations.database.last_numbers(connection)[0] == 99

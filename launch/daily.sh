@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Learns from a day's clicks, and switches a shop's search to a better model.
+#
+#   launch/daily.sh --folder=SHOP --events=EVENTS --catalog=TABLE
+#                   [--model=MODEL] [--day=2026-01-31] [--tolerance=0.01]
+#                   [--dry-run] [-- TRAINING OPTIONS]
+#   launch/daily.sh --folder=SHOP --roll-back [--dry-run]
+#
+# Run it once a day. EVENTS is the folder in which the service records searches
+# and clicks; TABLE is a sample table, whose documents are the catalog.
+#
+# The first run builds SHOP/index with MODEL, a workdir or a bundle; serve it
+# with `python -m mixer_jax.serve --index=SHOP/index --events=EVENTS`. Each run
+# adds the catalog's new and changed documents to the index. If there are new
+# clicks, it then finds categories, which keep their IDs; continues the training
+# of the current model on nine tenths of them; compares both models on the
+# queries of the others; and, unless the new model is significantly worse
+# (--tolerance is by how much the MAP may decrease), embeds the index again with
+# the new model. A running service switches to it without an interruption.
+# SHOP/days/DATE holds the day's results; --day is by default today, in UTC.
+#
+# --roll-back returns the index to the model and the items before the last
+# switch, up to three times in a row. Run the script again to resume after
+# Ctrl-C or SIGTERM (exit code 75). --dry-run prints every command and runs
+# none.
+
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
+
+known="--folder=SHOP, --events=EVENTS, --catalog=TABLE, --model=MODEL, "
+known+="--day=DATE, --tolerance=SHARE, --roll-back, "
+folder="" events="" catalog="" model="" roll_back=false
+day=$(date -u +%F)
+tolerance=0
+options=()
+while (($#)); do
+  case $1 in
+    --folder=?*) folder=${1#*=} ;;
+    --events=?*) events=${1#*=} ;;
+    --catalog=?*) catalog=${1#*=} ;;
+    --model=?*) model=${1#*=} ;;
+    --day=?*) day=${1#*=} ;;
+    --tolerance=?*) tolerance=${1#*=} ;;
+    --roll-back) roll_back=true ;;
+    --)
+      shift
+      break
+      ;;
+    *) options+=("$1") ;;
+  esac
+  shift
+done
+read_options ${options[@]+"${options[@]}"}
+if [[ -z $folder ]]; then reject "--folder=SHOP is missing."; fi
+python=$venv/bin/python
+index=$folder/index
+
+if $roll_back; then
+  make_environment
+  run "$python" -m mixer_jax.index roll-back --index="$index"
+  exit
+fi
+
+if [[ -z $events ]]; then reject "--events=EVENTS is missing."; fi
+if [[ -z $catalog ]]; then reject "--catalog=TABLE is missing."; fi
+if [[ ! $day =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}$ ]]; then
+  reject "--day=$day is not a date such as 2026-01-31."
+fi
+if [[ ! $tolerance =~ ^(0|0?\.[0-9]+|1)$ ]]; then
+  reject "--tolerance=$tolerance is not a number from 0 to 1."
+fi
+if [[ ! -e $index/index.json && -z $model ]]; then
+  reject "there is no index in $index yet; name its first model with" \
+    "--model=MODEL, a workdir or a bundle."
+fi
+today=$folder/days/$day
+
+make_environment
+
+# Runs a command unless the file that it writes exists: `step FILE COMMAND`.
+step() {
+  local file=$1
+  shift
+  if [[ ! -e $file ]]; then run "$@"; fi
+}
+
+say "1/6 Updating the index with the catalog"
+if [[ -e $index/index.json ]]; then
+  run "$python" -m mixer_jax.index add --index="$index" --table="$catalog"
+else
+  run "$python" -m mixer_jax.index build --workdir="$model" \
+    --table="$catalog" --out="$index"
+fi
+
+say "2/6 Reading the clicks until $day"
+step "$today/clicks.parquet" "$python" -m mixer_jax.daily begin \
+  --folder="$folder" --events="$events" --table="$catalog" --day="$day"
+if [[ ! -e $today/clicks.parquet ]] && ! $dry_run; then
+  say "Done. The index is up to date; there is nothing to learn."
+  exit
+fi
+
+say "3/6 Finding categories, which keep their IDs"
+previous=()
+if [[ -e $today/previous ]]; then
+  previous=("--previous=$today/previous/found.csv")
+fi
+step "$today/found.csv" "$python" -m mixer_jax.categorize --log="$today" \
+  --out="$today" --hold-out ${previous[@]+"${previous[@]}"}
+
+say "4/6 Training, starting from the current model"
+step "$today/comparison.json" "$python" -m mixer_jax.main \
+  --config="configs/daily.py:$today/current" --workdir="$today/model" \
+  --config.data.table="$today/found.csv" "$@"
+
+say "5/6 Comparing both models on held-out categories"
+step "$today/comparison.json" "$python" -m mixer_jax.compare \
+  --current="$today/current" --workdir="$today/model" \
+  --table="$today/found.csv" --tolerance="$tolerance" \
+  --out="$today/comparison.json"
+
+say "6/6 Switching the index, unless the new model is worse"
+run "$python" -m mixer_jax.daily decide --folder="$folder" --day="$day"
+
+say "Done. To undo the last switch:"
+printf '%s\n' \
+  "$(quoted launch/daily.sh --folder="$folder" --roll-back)" || true

@@ -1,0 +1,119 @@
+"""Reads the folder in which the service records searches and clicks.
+
+    EVENTS/events-20260131-HOST-PID-1.jsonl   see `events`
+    EVENTS/pictures/QUERY_ID.jpg              the pictures of queries
+
+A query's ID is the digest of its picture, followed by its box if it has one.
+The events of one folder fit into the memory of one machine; `gathering` counts
+those of larger logs.
+"""
+
+import collections
+import io
+import os
+import pathlib
+import re
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from mixer_jax.categories.clicks import event_counts, events
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.tabular import boxes
+
+QUERY = r"[0-9a-f]{32}(?:_[0-9]{1,9}){0,4}"
+PICTURES = "pictures"
+QUERY_COLUMNS = ("query_id", "image", *boxes.COLUMNS)
+
+
+class Recorded(NamedTuple):
+    """What a service has recorded.
+
+    Attributes:
+      queries: `QUERY_COLUMNS`; images are relative to the folder.
+      clicks: query_id, item_id, exposures and clicks of each pair.
+      left_out: the number of events without effect, by reason.
+    """
+
+    queries: pd.DataFrame
+    clicks: pd.DataFrame
+    left_out: collections.Counter
+
+
+def exists(folder: str | os.PathLike) -> bool:
+    """Returns whether a service has recorded events in a folder."""
+    return (pathlib.Path(folder) / PICTURES).is_dir()
+
+
+def read(folder: str | os.PathLike, item_ids: Collection[str]) -> Recorded:
+    """Counts the events of a folder, while a service may write to it.
+
+    Duplicate events count once. Events of unknown items, of pictures that are
+    missing, and incomplete lines are left out.
+
+    Args:
+      folder: the folder that the service writes to.
+      item_ids: the IDs of the catalog.
+
+    Raises:
+      UserError: if there is no such folder, or a file cannot be read.
+    """
+    folder, left_out = pathlib.Path(folder), collections.Counter()
+    if not exists(folder):
+        raise UserError(
+            f"No events were recorded in {folder}; start the service with "
+            f"--events={folder}."
+        )
+    pictures = {path.stem: path for path in list_pictures(folder / PICTURES)}
+    known = set(item_ids)
+    counter, parts = event_counts.Counter(None), {}
+    for query, item, *seen in _events(folder, left_out):
+        if query not in pictures:
+            left_out["without a picture"] += 1
+        elif item not in known:
+            left_out["with unknown items"] += 1
+        else:
+            moment, clicked, session = seen
+            pair = (query, item)
+            part = parts.get(pair) or counter.create_accumulator()
+            parts[pair] = counter.add_input(part, (session, moment, clicked))
+    counts = {pair: counter.extract_output(parts[pair]) for pair in parts}
+    left_out["duplicates"] += sum(count[4] for count in counts.values())
+    rows = sorted((*pair, *count[:2]) for pair, count in counts.items())
+    names = ["query_id", "item_id", "exposures", "clicks"]
+    clicks = pd.DataFrame(rows, columns=names)
+    queries = [
+        query_row(pictures[one]) for one in sorted({q for q, _ in parts})
+    ]
+    frame = pd.DataFrame(queries, columns=QUERY_COLUMNS)
+    return Recorded(frame, clicks, left_out)
+
+
+def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the pictures of queries in their folder, sorted."""
+    found = (p for p in folder.iterdir() if re.fullmatch(QUERY, p.stem))
+    return sorted(found)
+
+
+def query_row(picture: pathlib.Path) -> tuple[str, ...]:
+    """Returns the cells of `QUERY_COLUMNS` for a picture of a query."""
+    box = picture.stem.split("_")[1:] or [""] * len(boxes.COLUMNS)
+    return picture.stem, f"{PICTURES}/{picture.name}", *box
+
+
+def _events(
+    folder: pathlib.Path, left_out: collections.Counter
+) -> Iterator[events.Event]:
+    for path in sorted(folder.glob("events-*.jsonl")):
+        try:
+            content = io.BytesIO(path.read_bytes())  # at most 64 MB
+        except FileNotFoundError:  # The service removes old files.
+            continue
+        for _, cells in events.read(str(path), content):
+            try:
+                if isinstance(cells, str):  # may still be being written
+                    raise ValueError(cells)
+                yield events.parse(cells)
+            except ValueError:
+                left_out["incomplete"] += 1

@@ -1,0 +1,262 @@
+"""A shop's folder, in which each day trains a model and may switch to it.
+
+    SHOP/index            the index; its generation determines the current model
+    SHOP/days/2026-01-31  one day:
+      current             link to the model that was current when the day began
+      previous            link to the categories whose IDs are kept, if any
+      pictures, items     links to the pictures of queries and of the catalog
+      queries.csv, items.csv, clicks.parquet    the click log
+      found.csv, ...      the categories, from `mixer_jax.categorize`
+      model               the workdir of the training
+      comparison.json     from `mixer_jax.compare`
+      decision.json       whether the index was switched to the new model
+
+Model and index cannot disagree: a generation of an index records its model, and
+one file names the current generation.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import pandas as pd
+
+from mixer_jax.categories import identities
+from mixer_jax.categories.clicks import recorded
+from mixer_jax.data.tables import found
+from mixer_jax.retrieval import bundle, compare, runs
+from mixer_jax.runtime import files, paths
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.ownership import folder_lock
+from mixer_jax.runtime.tabular import tables
+from mixer_jax.service import opening, rebuilding, sources
+from mixer_jax.service.stores import generations
+from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.training.checkpoint import workdir
+
+KEPT = 3  # earlier generations, and so days, to which a shop can return
+CLICKS, COMPARISON, DECISION = (
+    "clicks.parquet",
+    "comparison.json",
+    "decision.json",
+)
+_SWITCHED = (compare.BETTER, compare.NOT_WORSE)  # verdicts that switch
+_COLUMNS = tables.Layout(("query_id", "item_id", "exposures", "clicks"))
+
+
+def index_of(shop: str | os.PathLike) -> pathlib.Path:
+    """Returns the folder of a shop's index."""
+    return paths.local(shop, "A shop") / "index"
+
+
+def day_of(shop: str | os.PathLike, day: str) -> pathlib.Path:
+    """Returns the folder of a day.
+
+    Raises:
+      UserError: if it is not a date such as 2026-01-31.
+    """
+    if not _is_date(day):
+        raise UserError(f"--day={day} is not a date such as 2026-01-31.")
+    return paths.local(shop, "A shop") / "days" / day
+
+
+def _is_date(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return datetime.date.fromisoformat(name).isoformat() == name
+    return False
+
+
+def begin(
+    shop: str | os.PathLike,
+    events: str | os.PathLike,
+    catalog: str | os.PathLike,
+    day: str,
+) -> str:
+    """Writes the click log of a day, unless there are no new clicks.
+
+    Args:
+      shop: the shop's folder, with an index.
+      events: the folder in which the service records events.
+      catalog: the sample table whose documents are the items.
+      day: the date.
+
+    Returns:
+      A message with the numbers of queries, items and clicks.
+
+    Raises:
+      UserError: if an input is missing or invalid.
+    """
+    folder = day_of(shop, day)
+    with LocalStore.open(index_of(shop)) as store:
+        model, kinds = opening.find_model(store), store.fields
+    last = _last_clicks(folder)
+    if last is None and not recorded.exists(events):
+        return f"No events were recorded in {os.fspath(events)} yet."
+    previous = _previous(folder, model)
+    source = sources.open_source(path=catalog, kinds=kinds)
+    items = source.frame.drop_duplicates(sources.ITEM)
+    log = recorded.read(events, items[sources.ITEM])
+    new = _count_new(log.clicks, last)
+    if not new:
+        return f"There are no new clicks in {os.fspath(events)}."
+    files.make_folder(folder)
+    with folder_lock.hold(folder, "--day"):
+        _link(folder / "current", model)
+        _link(folder / "previous", previous)
+        _link(folder / recorded.PICTURES, events, recorded.PICTURES)
+        _link(folder / "items", source.folder)
+        _write(folder, log, items)
+    left = [f"{n:,} {reason}" for reason, n in log.left_out.items() if n]
+    return (
+        f"{day}: {len(log.queries):,} queries, {len(items):,} items and "
+        f"{log.clicks['clicks'].sum():,} clicks, {new:,} of them new; events "
+        f"left out: {', '.join(left) or 'none'}"
+    )
+
+
+def _write(
+    folder: pathlib.Path, log: recorded.Recorded, items: pd.DataFrame
+) -> None:
+    """Writes the tables of a click log; that of the clicks last."""
+    images = [name and f"items/{name}" for name in items["image"]]
+    columns = {"item_id": items[sources.ITEM], "image": images}
+    rows = pd.DataFrame(columns | {"text": items["text"]})
+    clicks = log.clicks.astype(str)
+    for name, frame in (
+        ("queries.csv", log.queries),
+        ("items.csv", rows),
+        (CLICKS, clicks),
+    ):
+        files.write(folder / name, tables.writer(frame, folder / name))
+
+
+def _link(place: pathlib.Path, *target: str | os.PathLike | None) -> None:
+    """Makes a symbolic link, unless there is no target."""
+    place.unlink(missing_ok=True)
+    if target[0] is not None:
+        place.symlink_to(paths.absolute(pathlib.Path(*target)))
+
+
+def _days(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the folders of the days before one, latest first."""
+    if not folder.parent.is_dir():
+        return
+    for path in sorted(folder.parent.iterdir(), reverse=True):
+        if _is_date(path.name) and path.name < folder.name:
+            yield path
+
+
+def _last_clicks(folder: pathlib.Path) -> pd.DataFrame | None:
+    """Returns the clicks of the last day that has some."""
+    for other in _days(folder):
+        if (other / CLICKS).exists():
+            frame = tables.read(other / CLICKS, _COLUMNS)
+            return frame.astype({"exposures": int, "clicks": int})
+    return None
+
+
+def _count_new(clicks: pd.DataFrame, before: pd.DataFrame | None) -> int:
+    """Returns the number of clicks since another log.
+
+    Logs have no old events, so fewer clicks on a pair count as none.
+    """
+    pair = ["query_id", "item_id"]
+    new = clicks.set_index(pair)["clicks"]
+    if before is not None:
+        old = before.set_index(pair)["clicks"]
+        new = new - old.reindex(new.index, fill_value=0)
+    return int(new.clip(lower=0).sum())
+
+
+def _previous(folder: pathlib.Path, model: paths.Path) -> pathlib.Path | None:
+    """Returns the folder of the categories whose IDs are kept.
+
+    Without an earlier day, these are the categories of the current model if
+    their IDs could be confused with new ones.
+    """
+    for other in _days(folder):
+        if (other / found.FOUND).exists():
+            return other
+    if bundle.is_bundle(model):
+        return None
+    if not any(map(identities.is_found, workdir.read_categories(model))):
+        return None
+    table = pathlib.Path(runs.read_config(model).data.table)
+    if table.name == found.FOUND and table.is_file():
+        return table.parent
+    raise UserError(
+        f"The categories of {model} have IDs such as {identities.name(0)}, and "
+        f"new categories must not have the same, but {table} is missing; put "
+        f"it back, with the {identities.LEDGER} next to it."
+    )
+
+
+def decide(shop: str | os.PathLike, day: str) -> str:
+    """Switches the index to the model of a day if it is not worse.
+
+    Repeating the call changes nothing, even after a roll-back.
+
+    Returns:
+      A message that says what was decided.
+
+    Raises:
+      UserError: if the models were not compared, or the index has another model
+        than the one compared with.
+    """
+    folder, index = day_of(shop, day), index_of(shop)
+    place = folder / DECISION
+    if place.exists():
+        return json.loads(place.read_text("utf-8"))["message"]
+    verdict = compare.read(folder / COMPARISON)["verdict"]
+    switched = verdict in _SWITCHED
+    if switched:
+        _switch(index, folder)
+    result = "was switched to it" if switched else "keeps the current model"
+    message = f"{day}: the new model is {verdict}; the index {result}"
+    text = json.dumps({"switched": switched, "message": message}, indent=2)
+    files.write_text(place, text + "\n")
+    _prune(shop)
+    return message
+
+
+def _switch(index: pathlib.Path, folder: pathlib.Path) -> None:
+    """Embeds the items with the model of a day, unless that was done."""
+    model = runs.find_models(folder / "model")[-1].workdir
+    with LocalStore.open(index) as store:
+        current = opening.find_model(store)
+    if os.path.samefile(current, model):
+        return
+    if not os.path.samefile(current, folder / "current"):
+        raise UserError(
+            f"The index {index} has the model {current}, but the new model was "
+            f"compared with {os.path.realpath(folder / 'current')}; remove "
+            f"{folder}, and repeat the day."
+        )
+    rebuilding.rebuild(index, model, keep=KEPT)
+
+
+def _prune(shop: str | os.PathLike) -> None:
+    """Removes what no kept generation needs, except for the decisions."""
+    index, used = index_of(shop), set()
+    for path in (generations.read(index), *generations.earlier(index)):
+        with LocalStore(path) as store, contextlib.suppress(UserError):
+            used.add(os.path.realpath(opening.find_model(store)))
+    folders = [p for p in (index.parent / "days").iterdir() if _is_date(p.name)]
+    for folder in sorted(folders)[:-1]:
+        model = os.path.realpath(folder / "model")
+        if not any(f"{one}/".startswith(f"{model}/") for one in used):
+            _empty(folder)
+
+
+def _empty(folder: pathlib.Path) -> None:
+    for path in folder.iterdir():
+        if path.name in (COMPARISON, DECISION):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
