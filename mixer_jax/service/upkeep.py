@@ -5,20 +5,20 @@ from collections.abc import Sequence
 
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import opening
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores import place
 
 _IDS = 4096  # deleted per transaction
 
 
 def delete(
-    folder: str | os.PathLike,
+    index: str | os.PathLike,
     ids: Sequence[str] = (),
     file: str | os.PathLike | None = None,
 ) -> tuple[int, int]:
     """Deletes items from an index.
 
     Args:
-      folder: the index.
+      index: the index's folder or address.
       ids: the IDs of items.
       file: a text file of more IDs, one per line.
 
@@ -35,7 +35,7 @@ def delete(
             "There is nothing to delete; name items with --id=ID, or a file of "
             "IDs, one per line, with --ids=FILE."
         )
-    with LocalStore.open(folder) as store:
+    with place.find(index).open() as store:
         parts = range(0, len(wanted), _IDS)
         count = sum(store.delete(wanted[i : i + _IDS]) for i in parts)
     return count, len(wanted) - count
@@ -54,25 +54,20 @@ def _read(file: str | os.PathLike | None) -> list[str]:
         ) from error
 
 
-def describe(folder: str | os.PathLike) -> list[str]:
+def describe(index: str | os.PathLike) -> list[str]:
     """Returns lines about an index: its size, model, storage and fields."""
-    with LocalStore.open(folder) as store:
-        loss, where = store.loss, store.path.parent
-        used = sum(p.stat().st_size for p in where.glob(f"{store.path.name}*"))
+    with place.find(index).open() as store:
         kinds = [f"{name}:{kind}" for name, kind in store.fields.items()]
         copies = f"{store.thumbnails} pixels" if store.thumbnails else "none"
         found = store.properties
         rows = {
             "items": f"{store.count():,}",
             "vectors": f"{store.count_vectors():,} with {store.dim} elements",
-            "stored as": f"{store.storage}, cosines off by at most "
-            f"{loss.worst:.2g} ({loss.mean:.2g} on average)",
             "model": " or ".join(found.get("model", [])) or "unknown",
             "step": str(found.get("step", "unknown")),
             "fingerprint": store.fingerprint or "unknown",
             "pictures": str(opening.find_images(store) or "none"),
             "thumbnails": copies,
             "fields": ",".join(kinds) or "none",
-            "size": f"{used / 1e6:,.1f} MB in {store.path.name}",
-        }
+        } | store.facts()
     return [f"{name + ':':13}{value}" for name, value in rows.items()]

@@ -44,7 +44,18 @@ def rename(generations, number, name):
         connection.execute(
             "UPDATE vectors SET image = ? WHERE number = ?", [name, number]
         )
-    return store.picture(number).id
+    return shown(generations, number)[0]
+
+
+def shown(generations, number):
+    """Returns the item and the path of the picture of a vector."""
+    store = generations.current.index.store
+    with store._database.reading() as connection:
+        return connection.execute(
+            "SELECT id, image FROM vectors JOIN items USING (item) "
+            "WHERE number = ?",
+            [number],
+        ).fetchone()
 
 
 def test_results_do_not_depend_on_the_devices(place, color_net, num_devices):
@@ -516,8 +527,9 @@ def test_no_address_is_fetched(own, monkeypatch):
 
 def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
     long = rename(own, 1, "a" * 300)  # too long for any file system
-    index, opened = own.current.index, open
-    secret = index.images / index.store.picture(2).image
+    opened = open
+    other, name = shown(own, 2)
+    secret = own.current.index.images / name
 
     def refuse(path, *arguments):
         if path == secret:
@@ -525,7 +537,6 @@ def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
         return opened(path, *arguments)
 
     monkeypatch.setattr(pictures, "open", refuse, raising=False)
-    other = index.store.picture(2).id
     with TestClient(server.make_app(own)) as client:
         for id, message in (
             (long, "name too long"),
@@ -535,7 +546,7 @@ def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
             assert response.status_code == 500
             assert f"of item '{id}' cannot be read" in response.text
             assert message in response.json()["error"]
-        good = index.store.picture(3).id
+        good, _ = shown(own, 3)
         assert client.get(f"/v1/items/{good}/image").status_code == 200
 
 
