@@ -13,6 +13,7 @@ from mixer_jax.service.stores.milvus.address import TOKEN, Address
 _TIMEOUT = 60.0  # seconds of a call, including pymilvus's retries
 _CONNECT = 10.0  # seconds
 _DENIED = ("unauthenticated", "auth check", "permission", "token", "password")
+_NOT_OPENED = "open local milvus failed"
 _AWAY = ("connecting", "unavailable", "timeout", "deadline", "retry")
 
 
@@ -125,11 +126,20 @@ class Connection:
 
         try:
             yield
-        except MilvusException as error:
-            raise explain(error.message, self.address) from error
-        except grpc.RpcError as error:
-            text = f"{error.code().name}: {error.details()}"
-            raise explain(text, self.address) from error
+        except (MilvusException, grpc.RpcError) as error:
+            raise explain(_message(error), self.address) from error
+
+
+def _message(error: BaseException) -> str:
+    """Returns the message of an error of Milvus or gRPC."""
+    import grpc
+
+    # pymilvus hides the reason why it cannot connect.
+    cause = getattr(error, "__cause__", None)
+    for one in (error, cause, getattr(error, "__context__", None)):
+        if isinstance(one, grpc.RpcError):
+            return f"{one.code().name}: {one.details()}"
+    return error.message
 
 
 def _import_client() -> Any:
@@ -151,7 +161,7 @@ def explain(message: str, address: Address) -> UserError:
     line = " ".join(message.split())[:300].rstrip(".")
     text = line.lower()
     if address.is_lite:
-        if lite.is_locked(address.uri):
+        if _NOT_OPENED in text and lite.is_locked(address.uri):
             return PassingError(
                 f"The index {address.name} is in use by another process, and "
                 "Milvus Lite allows only one; stop it, or use a server."
