@@ -150,8 +150,8 @@ def _import_client() -> Any:
             f"An index in Milvus needs the package {error.name}, which is not "
             "installed; run `pip install 'mixer_jax[milvus]'`."
         ) from error
-    # They log every error, with a traceback, before they raise it.
-    for name in ("pymilvus", "milvus_lite"):
+    # They log every error, with a traceback, before they raise or handle it.
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return pymilvus.MilvusClient
 
