@@ -34,7 +34,7 @@ from mixer_jax.service.http.parameters import DEFAULT_K
 from mixer_jax.service.http.settings import DEFAULTS
 from tests import broken_files
 from tests.service.batches.test_generations import rebuild
-from tests.service.conftest import PIXELS, draw
+from tests.service.conftest import PIXELS, draw, fill, opener
 
 
 def rename(generations, number, name):
@@ -649,3 +649,32 @@ def test_writes_of_other_processes_are_found(own, place):
         found = client.post("/v1/search?k=1", content=draw("black")).json()
         assert found["results"][0]["id"] == "new"
         assert "13 items" in client.get("/").text
+
+
+def test_an_index_in_milvus_is_served(color_net, tmp_path):
+    path, root = tmp_path / "index.db", tmp_path / "pictures"
+    fill(path, color_net, root)
+    chosen = DEFAULTS._replace(keys=Keys(write=(b"k" * 16,)))
+    headers = {"X-API-Key": "k" * 16}
+    red = {"params": {"where": '{"category": "red"}'}, "content": draw("red")}
+    with (
+        Generations(opener(path, color_net), PIXELS) as made,
+        TestClient(server.make_app(made, chosen), headers=headers) as client,
+    ):
+        assert client.get("/readyz").json()["items"] == 12
+        assert client.get("/").status_code == 200
+        first, second = client.post("/v1/search", **red).json()["results"]
+        assert first["category"] == second["category"] == "red"
+        shown = client.get(f"/v1/{first['image']}")
+        assert shown.content == (root / first["id"]).read_bytes()
+        assert client.delete(f"/v1/items/{first['id']}").status_code == 200
+        answer = client.post("/v1/search", **red).json()
+        assert [one["id"] for one in answer["results"]] == [second["id"]]
+        assert client.get(f"/v1/{first['image']}").status_code == 404
+        new = {"vector": [1, -1, -1], "category": "red"}
+        assert client.put("/v1/items/new", json=new).status_code == 200
+        assert client.get("/readyz").json()["items"] == 12
+        made.current.index.store._rows.name = "missing"
+        answer = client.get("/v1/items/new")
+        assert answer.status_code == 500
+        assert "Milvus Lite failed" in answer.json()["error"]

@@ -12,8 +12,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
+from mixer_jax.runtime.errors import UserError
+
 Value = str | float | bool  # of a field
 Where = Mapping[str, Any]
+
+
+class StoreError(UserError):
+    """Error of a store that is damaged or fails, whatever it was asked."""
 
 
 class Vector(NamedTuple):

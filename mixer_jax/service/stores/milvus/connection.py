@@ -7,6 +7,7 @@ from typing import Any
 
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.service.stores.interface import StoreError
 from mixer_jax.service.stores.milvus import lite
 from mixer_jax.service.stores.milvus.address import TOKEN, Address
 
@@ -156,7 +157,7 @@ def _import_client() -> Any:
     return pymilvus.MilvusClient
 
 
-def explain(message: str, address: Address) -> UserError:
+def explain(message: str, address: Address) -> StoreError | PassingError:
     """Returns an error for a message of Milvus, as one sentence."""
     line = " ".join(message.split())[:300].rstrip(".")
     text = line.lower()
@@ -166,9 +167,9 @@ def explain(message: str, address: Address) -> UserError:
                 f"The index {address.name} is in use by another process, and "
                 "Milvus Lite allows only one; stop it, or use a server."
             )
-        return UserError(f"Milvus Lite failed at {address.name}: {line}.")
+        return StoreError(f"Milvus Lite failed at {address.name}: {line}.")
     if any(word in text for word in _DENIED):
-        return UserError(
+        return StoreError(
             f"The Milvus server {address.name} denies access ({line}); set the "
             f"environment variable {TOKEN} to USER:PASSWORD or an API key."
         )
@@ -177,4 +178,4 @@ def explain(message: str, address: Address) -> UserError:
             f"The Milvus server {address.name} does not answer ({line}); check "
             "the address, or try again later."
         )
-    return UserError(f"The Milvus server {address.name} failed: {line}.")
+    return StoreError(f"The Milvus server {address.name} failed: {line}.")
