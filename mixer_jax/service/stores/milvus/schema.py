@@ -33,7 +33,7 @@ from mixer_jax.service.stores.milvus.connection import Connection
 FORMAT = 1  # incremented on changes that older versions cannot read
 PROPERTIES, FROZEN = "mixer_jax", "mixer_jax_frozen"
 TEXT_BYTES = 65_535  # maximum size of a text, in UTF-8
-HEADS = "place == 0"
+HEADS, OTHERS = "place == 0", "place > 0"
 COLUMNS = [
     "key",
     "id",

@@ -213,7 +213,10 @@ class MilvusStore:
 
     def count(self) -> int:
         """Returns the number of items."""
-        return self._rows.count(schema.HEADS)
+        with self._connection.turn():
+            # To count rows that match, Lite reads them; heads are the most.
+            others = self._rows.count(schema.OTHERS)
+            return self._rows.count("") - others
 
     def count_vectors(self) -> int:
         """Returns the number of vectors."""
