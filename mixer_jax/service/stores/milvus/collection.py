@@ -23,6 +23,7 @@ _SHOWN = [
     "image",
     "pictured",
 ]
+_SEARCH = 10.0  # seconds of a search, including pymilvus's retries
 _PAUSE = 1.0  # seconds between looks at the progress of an index
 
 
@@ -40,14 +41,17 @@ class Collection:
     def describe(self) -> tuple[dict[str, Any], bool]:
         """Returns the stored properties, and whether writes are refused."""
         found = self._connection.call("describe_collection", self.name)
-        frozen = str(found.get("properties", {}).get(schema.FROZEN, ""))
         properties = schema.read(found, self._connection.address.name)
-        return properties, frozen.lower() == "true"
+        return properties, schema.is_frozen(found)
 
-    def record(self, properties: Mapping[str, Any], **more: str) -> None:
+    def record(self, properties: Mapping[str, Any]) -> None:
         """Stores properties."""
-        found = {schema.PROPERTIES: schema.write(properties), **more}
+        found = {schema.PROPERTIES: schema.write(properties)}
         self._connection.call("alter_collection_properties", self.name, found)
+
+    def freeze(self, *, is_on: bool) -> None:
+        """Makes all processes refuse to write, or allows it again."""
+        schema.freeze(self._connection, self.name, is_on=is_on)
 
     def write(self, items: Sequence[Sequence[Row]]) -> None:
         """Writes the rows of items, in requests that do not split an item."""
@@ -141,6 +145,7 @@ class Collection:
             anns_field="embedding",
             search_params=options.search(properties, width),
             consistency_level=properties["consistency"],
+            timeout=_SEARCH,
         )
         pages = [
             [({"key": h["key"], **h["entity"]}, h["distance"]) for h in hits]

@@ -93,8 +93,7 @@ def switch(connection: Connection, name: str) -> None:
         connection.call("create_alias", name, alias)
     elif last != name:
         # Whoever still writes to the previous collection must notice.
-        frozen = {schema.FROZEN: "true"}
-        connection.call("alter_collection_properties", last, frozen)
+        schema.freeze(connection, last, is_on=True)
         connection.call("alter_alias", name, alias)
     names = _own(connection.call("list_collections"), alias)
     for old in names[: max(names.index(name) - _KEPT, 0)]:

@@ -31,7 +31,7 @@ from mixer_jax.service.stores.milvus import options
 from mixer_jax.service.stores.milvus.connection import Connection
 
 FORMAT = 1  # incremented on changes that older versions cannot read
-PROPERTIES, FROZEN = "mixer_jax", "mixer_jax_frozen"
+PROPERTIES, _FROZEN = "mixer_jax", "mixer_jax_frozen"
 TEXT_BYTES = 65_535  # maximum size of a text, in UTF-8
 HEADS, OTHERS = "place == 0", "place > 0"
 COLUMNS = [
@@ -83,7 +83,9 @@ def create_index(
     from pymilvus import MilvusClient
 
     chosen = MilvusClient.prepare_index_params()
-    chosen.add_index("embedding", **options.index(properties))
+    chosen.add_index(
+        "embedding", index_name="embedding", **options.index(properties)
+    )
     connection.call("create_index", collection, chosen, timeout=None)
 
 
@@ -104,6 +106,20 @@ def _schema(dim: int) -> Any:
     schema.add_field("fields", DataType.JSON)
     schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=dim)
     return schema
+
+
+def freeze(connection: Connection, collection: str, *, is_on: bool) -> None:
+    """Makes all processes refuse to write to a collection, or allows it."""
+    connection.call(
+        "alter_collection_properties",
+        collection,
+        {_FROZEN: str(is_on).lower()},
+    )
+
+
+def is_frozen(found: Mapping[str, Any]) -> bool:
+    """Returns whether a collection is frozen, from its description."""
+    return str(found["properties"].get(_FROZEN, "")).lower() == "true"
 
 
 def write(properties: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ class MilvusStore:
         Raises:
           UserError: if one is invalid or exists with another kind.
         """
-        with self._connection.turn():
+        with self._writing():
             properties, _ = self._rows.describe()
             known = fields.add(kinds, properties["fields"], self.name)
             self._rows.record({**properties, "fields": known})
@@ -313,13 +313,12 @@ class MilvusStore:
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Keeps all processes from writing during a block."""
-        properties, _ = self._rows.describe()
-        self._rows.record(properties, **{schema.FROZEN: "true"})
+        self._rows.freeze(is_on=True)
         try:
             yield
         finally:
             if self.is_current():
-                self._rows.record(properties, **{schema.FROZEN: "false"})
+                self._rows.freeze(is_on=False)
 
     def flush(self) -> None:
         """Makes Milvus write its log back to files."""

@@ -72,5 +72,8 @@ def test_properties_are_recorded(store):
     assert not is_frozen
     assert PROPERTIES.items() <= properties.items()
     changed = properties | {"recall": "größer"}
-    store._rows.record(changed, mixer_jax_frozen="true")
+    store._rows.freeze(is_on=True)
+    store._rows.record(changed)
     assert store._rows.describe() == (changed, True)
+    store._rows.freeze(is_on=False)
+    assert store._rows.describe() == (changed, False)

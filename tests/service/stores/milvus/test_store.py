@@ -6,7 +6,7 @@ import pytest
 from mixer_jax.runtime.errors import PassingError
 from mixer_jax.service.stores import place
 from mixer_jax.service.stores.interface import Item
-from mixer_jax.service.stores.milvus import schema, searching
+from mixer_jax.service.stores.milvus import searching
 from tests.service.stores.items import DIM, found, item, make, vector
 
 
@@ -49,8 +49,7 @@ def test_a_write_to_a_store_that_was_frozen_meanwhile_is_not_acknowledged(
         write = type(store._rows).write
 
         def freeze_and_write(self, given):
-            properties, _ = self.describe()
-            other._rows.record(properties, **{schema.FROZEN: "true"})
+            other._rows.freeze(is_on=True)
             write(self, given)
 
         monkeypatch.setattr(type(store._rows), "write", freeze_and_write)
