@@ -1,12 +1,13 @@
 """Kills the writer of an index repeatedly while another process searches it.
 
-    python -m benchmarks.index_durability [--operations=10000] [--kills=50] \
-        [--seed=0] [--folder=DIR] [--json=FILE]
+    python -m benchmarks.index_durability [--store=local] [--operations=10000] \
+        [--kills=50] [--seed=0] [--folder=DIR] [--json=FILE]
 
-A process upserts and deletes items, one operation per transaction, and logs
-when it begins an operation and when the index has acknowledged it. It is killed
-by SIGKILL at random moments and restarted. Meanwhile, this process searches the
-same folder. After each kill:
+A process upserts and deletes items, one operation per call, and logs when it
+begins an operation and when the index has acknowledged it. It is killed by
+SIGKILL at random moments and restarted. Meanwhile, this process searches the
+same index. With --store=milvus, the index is in Milvus Lite, which only one
+process can open: the writer then searches in another thread. After each kill:
 
 - every acknowledged operation must be there: the index has the same items, with
   the same texts, fields and embeddings, as a dictionary to which the operations
@@ -18,12 +19,14 @@ must never show the text of one operation with the score of another.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import pathlib
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -34,14 +37,17 @@ import numpy as np
 from benchmarks import machine, printing
 from mixer_jax.runtime import terminal
 from mixer_jax.runtime.arrays import normalize
-from mixer_jax.service.stores import encoding
-from mixer_jax.service.stores.interface import Hit, Item, Vector
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service.stores import encoding, place
+from mixer_jax.service.stores.interface import Hit, Item, Store, Vector
 
 DIM = 16
 _IDS = 500  # distinct items
 _DELAY = 0.004  # maximum seconds from the last acknowledgement to the kill
-_PROPERTIES = {
+_NAMES = {"local": "index", "milvus": "index.db"}
+# Milvus Lite then moves rows to files and merges these every few seconds.
+_FLUSH = {"MILVUS_LITE_MEMTABLE_MEMORY_LIMIT_BYTES": "100000"}
+PROPERTIES = {
     "dim": DIM,
     "storage": "f32",
     "fingerprint": "",
@@ -57,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__.split("\n")[0],
     )
     add = parser.add_argument
+    add("--store", choices=tuple(_NAMES), default="local")
     add("--operations", type=int, default=10_000)
     add("--kills", type=int, default=50)
     add("--seed", type=int, default=0, help="seed of the random choices")
@@ -64,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--json", default="", help="file to write the row to")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(given.folder or temporary) / "index"
-        row = run(folder, given.operations, given.kills, seed=given.seed)
+        folder = pathlib.Path(given.folder or temporary)
+        index = folder / _NAMES[given.store]
+        row = run(index, given.operations, given.kills, seed=given.seed)
     _show(row, given.json)
     return int(bool(row["lost"] or row["torn"] or row["wrong_hits"]))
 
@@ -88,7 +96,7 @@ def run(
     """Runs the experiment.
 
     Args:
-      folder: the folder of a new index.
+      folder: a new index; one of `_NAMES`.
       operations: the number of upserts and deletes.
       kills: the number of times the writer is killed.
       seed: the seed of all random choices.
@@ -98,27 +106,39 @@ def run(
       the index, `torn` counts partially applied interrupted operations, and
       `wrong_hits` counts hits that mix operations.
     """
-    with LocalStore.draft(folder, _PROPERTIES) as made:
+    os.environ.update(_FLUSH)
+    index = place.find(folder)
+    with index.draft(PROPERTIES) as made:
         made.publish()
     rng, begun = random.Random(seed), time.monotonic()
     moments = [*sorted(rng.sample(range(1, operations), kills)), operations]
     expected: dict[str, int] = {}
     count, start = Count(), 0
-    with LocalStore.open(folder) as reader:
+    with contextlib.ExitStack() as stack:
+        shared = None
+        if _is_shared(folder):
+            shared = stack.enter_context(index.open())
         for moment in moments:
             log = folder.with_name(f"operations-from-{start}")
-            until = operations if moment < operations else moment
-            writer = _start(folder, log, start, until)
-            count = _search_until(moment, log, writer, reader, count)
+            writer = _start(folder, log, start, operations)
+            count = _wait_until(moment, log, writer, shared, count)
             if moment < operations:
                 time.sleep(rng.uniform(0, _DELAY))
                 writer.kill()
             writer.join()
-            count, start = _check(reader, log, start, expected, count)
+            count = _add_searches(log, count)
+            opened = contextlib.nullcontext(shared) if shared else index.open()
+            with opened as reader:
+                count, start = _check(reader, log, start, expected, count)
     seconds = round(time.monotonic() - begun, 1)
     return {"operations": start, "kills": kills, "seconds": seconds} | (
         count._asdict()
     )
+
+
+def _is_shared(folder: pathlib.Path) -> bool:
+    """Returns whether several processes can open an index."""
+    return folder.name != _NAMES["milvus"]
 
 
 def operation(number: int) -> tuple[list[Item], list[str]]:
@@ -154,7 +174,10 @@ def _write(
 ) -> None:
     # Output written to a file survives the process.
     notes = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with LocalStore.open(folder) as store:
+    with place.find(folder).open() as store:
+        if not _is_shared(folder):
+            given = {"target": _search, "args": (store, log), "daemon": True}
+            threading.Thread(**given).start()
         for number in range(start, until):
             items, ids = operation(number)
             os.write(notes, b"b")
@@ -165,26 +188,65 @@ def _write(
             os.write(notes, b"a")
 
 
-def _search_until(
+def _search(store: Store, log: pathlib.Path) -> None:
+    """Searches until the store is closed, and logs what was wrong."""
+    notes = os.open(_searches(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    rng = np.random.default_rng(len(os.fspath(log)))
+    with contextlib.suppress(UserError):
+        while True:
+            os.write(notes, b"s" + b"w" * _wrong_hits(store, rng))
+            # Searches take turns with writes, which the kills should hit.
+            time.sleep(rng.uniform(0, 10 * _DELAY))
+
+
+def _searches(log: pathlib.Path) -> pathlib.Path:
+    return log.with_name(f"{log.name}-searches")
+
+
+def _add_searches(log: pathlib.Path, count: Count) -> Count:
+    notes = _notes(_searches(log))
+    return count._replace(
+        searches=count.searches + notes.count(b"s"),
+        wrong_hits=count.wrong_hits + notes.count(b"w"),
+    )
+
+
+def _wait_until(
     moment: int,
     log: pathlib.Path,
     writer: Any,
-    reader: LocalStore,
+    reader: Store | None,
     count: Count,
 ) -> Count:
-    """Searches until `moment` operations in total are acknowledged."""
-    rng, before = np.random.default_rng(moment), count.acknowledged
+    """Waits until `moment` operations in total are acknowledged.
+
+    Args:
+      moment: the number of operations.
+      log: the file that the writer logs to.
+      writer: the process.
+      reader: searches meanwhile; None if the writer does.
+      count: the results so far.
+    """
+    rng = np.random.default_rng(moment)
+    searches = wrong = 0
     while writer.is_alive():
-        done = before + _notes(log).count(b"a")
-        if done >= moment:
+        if count.acknowledged + _notes(log).count(b"a") >= moment:
             break
-        query = rng.standard_normal((1, DIM)).astype(np.float32)
-        (hits,) = reader.search(query, 20)
-        wrong = sum(not _is_right(normalize(query)[0], hit) for hit in hits)
-        count = count._replace(
-            searches=count.searches + 1, wrong_hits=count.wrong_hits + wrong
-        )
-    return count
+        if reader is None:
+            time.sleep(_DELAY / 4)
+            continue
+        wrong += _wrong_hits(reader, rng)
+        searches += 1
+    return count._replace(
+        searches=count.searches + searches, wrong_hits=count.wrong_hits + wrong
+    )
+
+
+def _wrong_hits(store: Store, rng: np.random.Generator) -> int:
+    """Returns the number of hits of a search that mix operations."""
+    query = rng.standard_normal((1, DIM)).astype(np.float32)
+    (hits,) = store.search(query, 20)
+    return sum(not _is_right(normalize(query)[0], hit) for hit in hits)
 
 
 def _is_right(query: np.ndarray, hit: Hit) -> bool:
@@ -199,7 +261,7 @@ def _notes(log: pathlib.Path) -> bytes:
 
 
 def _check(
-    reader: LocalStore,
+    reader: Store,
     log: pathlib.Path,
     start: int,
     expected: dict[str, int],

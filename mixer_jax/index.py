@@ -1,8 +1,9 @@
-"""Builds and changes a search index: a folder of items with embeddings.
+"""Builds and changes a search index: items with embeddings.
 
     python -m mixer_jax.index build --workdir=runs/quickstart/stage3 \
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
 
+An index is a folder, or in Milvus: --out=./shop.db or http://localhost:19530.
 Other forms: add, delete, info, rebuild, roll-back, export; `FORM --help` lists
 options. Search an index with `python -m mixer_jax.serve`.
 """
@@ -36,6 +37,8 @@ def _build(*, out: str, fields: str = "", **options: Any) -> None:
     summary = building.build(out, kinds=kinds, **options)
     _report(summary)
     terminal.say(f"Wrote an index of {summary} to {out}")
+    if summary.recall:
+        terminal.say(f"Recall against exact search: {summary.recall}")
 
 
 def _add(*, index: str, **options: Any) -> None:

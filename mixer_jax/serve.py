@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = parsing.for_command("mixer_jax.serve", __doc__)
     add = parser.add_argument
-    add("--index", required=True, help="the folder that mixer_jax.index wrote")
+    index = "the index: a folder, or its address in Milvus"
+    add("--index", required=True, help=index)
     host = "address to listen on; 0.0.0.0 for all interfaces"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=8000, help="0 selects a free port")

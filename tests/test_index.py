@@ -62,6 +62,34 @@ def test_every_form_works(build, at, colors, tmp_path, capsys):
     assert len(pd.read_parquet(out)) == 10
 
 
+def test_every_form_works_in_milvus(build, colors, tmp_path, capsys):
+    root, _ = colors
+    at = f"--index={tmp_path / 'new' / 'index.db'}#colors"
+    *given, _, size = build
+    assert index.main([*given, f"--out={at[8:]}", size]) == 0
+    output = capsys.readouterr().out
+    assert f"index of 12 items (vectors with 3 elements) to {at[8:]}" in output
+    assert "Recall against exact search: recall@10 1.000" in output
+    (root / "red_document_forward.png").write_bytes(
+        (root / "blue_document_forward.png").read_bytes()
+    )
+    assert index.main(["add", at, build[2]]) == 0
+    output = capsys.readouterr().out
+    assert "Added or changed 1 rows; 11 were unchanged" in output
+    given = ["--id=red_document_reverse", "--id=no"]
+    assert index.main(["delete", at, *given]) == 0
+    assert "Deleted 1 items; 1 IDs were not in" in capsys.readouterr().out
+    assert index.main(["rebuild", at, build[1], "--index-kind=FLAT"]) == 0
+    assert "Embedded 11 items of" in capsys.readouterr().out
+    assert index.main(["info", at]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"items: +11\n", output)
+    assert re.search(r"stored as: +f32, FLAT index, Strong consist", output)
+    out = tmp_path / "all.parquet"
+    assert index.main(["export", at, f"--out={out}"]) == 0
+    assert "Wrote 11 rows to" in capsys.readouterr().out
+
+
 def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):
     form, run, table, out, _ = build
     for arguments, message in (
@@ -75,6 +103,11 @@ def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):
         (["bild"], "did you mean 'build'? Its forms are build, add"),
         ([], "There is no form ''"),
         (["info", at], "no index in"),
+        (["info", "--index=no.db"], "no index at no.db"),
+        (["info", "--index=http://me:secret@h"], "must not have a password"),
+        ([*build, "--index-kind=FLAT"], "is for an index in Milvus"),
+        ([form, run, table, "--out=x.db", "--storage=f16"], "stored as f16"),
+        ([form, run, table, "--out=x.db", "--index-kind=DISKANN"], "Lite has"),
         (["delete", at], "--id=ID"),
         (["delete", at, f"--ids={tmp_path}"], "file of IDs"),
         (["export", at, "--out=x.csv"], "does not end in .parquet"),
@@ -88,7 +121,8 @@ def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):
 
 def test_help_lists_the_forms(capsys):
     assert index.main(["--help"]) == 0
-    assert "rebuild  embeds the items" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "rebuild embeds the items" in shown
 
 
 def test_suggested_remedy_works(build, colors, capsys):

@@ -16,17 +16,19 @@ from mixer_jax.service.stores.local import LocalStore
 
 
 @pytest.fixture
-def folder(color_run, colors, tmp_path):
+def folder(request, color_run, colors, tmp_path):
+    path = tmp_path / getattr(request, "param", "index")
     arguments = [
         "build",
         f"--workdir={color_run}",
         f"--table={colors[0] / 'colors.csv'}",
-        f"--out={tmp_path / 'index'}",
+        f"--out={path}",
     ]
     assert index.main(arguments) == 0
-    return tmp_path / "index"
+    return path
 
 
+@pytest.mark.parametrize("folder", ["index", "index.db"], indirect=True)
 def test_serves_searches_until_ctrl_c(folder, colors, monkeypatch, capsys):
     picture = (colors[0] / "green_query_forward.png").read_bytes()
     answers = []

@@ -1,7 +1,6 @@
 """Builds indexes from sample tables and embeddings, and adds rows to them."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ from mixer_jax.runtime import progress, results, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import opening, sources, writing
 from mixer_jax.service.sources import Source
-from mixer_jax.service.stores import encoding, generations
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores import encoding, place
+from mixer_jax.service.stores.interface import Place, Store
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 _ROW = 600  # bytes per item besides its embedding and thumbnail
@@ -33,6 +32,7 @@ class Summary(NamedTuple):
       skipped: the rows left out.
       items: the number of items in the index.
       dim: the number of elements of an embedding.
+      recall: the recall of its searches; "" if they are exact.
     """
 
     rows: int
@@ -40,6 +40,7 @@ class Summary(NamedTuple):
     skipped: table.Skipped
     items: int
     dim: int
+    recall: str = ""
 
     def __str__(self) -> str:
         """Returns the size of the index for a message."""
@@ -75,6 +76,8 @@ def build(
     kinds: Mapping[str, str] | None = None,
     storage: str = "f32",
     thumbnails: int = 0,
+    index_kind: str = "",
+    consistency: str = "",
     **given: Any,
 ) -> Summary:
     """Builds an index; once complete, it replaces an existing one.
@@ -82,10 +85,12 @@ def build(
     Repeating an interrupted call resumes the build.
 
     Args:
-      out: the folder of the index.
+      out: the folder or the address of the index.
       kinds: the kinds of the fields, by name.
       storage: how embeddings are stored; see `stores.encoding`.
       thumbnails: the side length of thumbnails, in pixels; 0 for none.
+      index_kind: see `opening.open_index`.
+      consistency: see `opening.open_index`.
       **given: what to index; see `Options`.
 
     Raises:
@@ -93,20 +98,28 @@ def build(
         invalid, or too many images are unreadable.
     """
     options = Options(**given)
-    look = {"storage": storage, "thumbnails": thumbnails, "kinds": kinds or {}}
-    opening.describe(1, "", **look)
-    with generations.owned(out):
+    look = {
+        "storage": storage,
+        "thumbnails": thumbnails,
+        "kinds": kinds or {},
+        "index_kind": index_kind,
+        "consistency": consistency,
+    }
+    where = place.find(out)
+    where.check(opening.describe(1, "", **look))
+    with where.owned():
         trained = _load(options.workdir) if options.workdir else None
         source = _open(options, look["kinds"], trained)
         root = options.images or writing.common_root(source)
         properties = _identify(source, trained, look) | opening.locate(
-            pathlib.Path(out), model=options.workdir or None, images=root
+            where.folder, model=options.workdir or None, images=root
         )
-        _require_room(out, source, properties)
-        with LocalStore.draft(out, properties) as store:
+        _require_room(where, source, properties)
+        with where.draft(properties) as store:
             summary = _fill(store, source, trained, options, root)
             store.publish()
-            return summary
+            recall = store.facts().get("recall", "")
+            return summary._replace(recall=recall)
 
 
 def _identify(
@@ -127,13 +140,13 @@ def _identify(
     return found | {"source": source.key, "step": trained.step}
 
 
-def add(folder: str | os.PathLike, **given: Any) -> Summary:
+def add(index: str | os.PathLike, **given: Any) -> Summary:
     """Writes the rows of a table or of a file of embeddings to an index.
 
     Rows whose image and text have not changed are not embedded again.
 
     Args:
-      folder: the index.
+      index: the index's folder or address.
       **given: what to add; see `Options`. The model and the pictures
         default to those recorded in the index.
 
@@ -142,12 +155,11 @@ def add(folder: str | os.PathLike, **given: Any) -> Summary:
         match the index.
     """
     options = Options(**given)
-    with LocalStore.open(folder) as store:
+    with place.find(index).open() as store:
         trained = None
         if not options.embeddings:
             opening.require_known(store)
-            place = options.workdir or opening.find_model(store)
-            trained = _load(place)
+            trained = _load(options.workdir or opening.find_model(store))
             opening.check_model(store, bundle.fingerprint(trained))
         source = _open(options, store.fields, trained)
         if trained is None:
@@ -190,7 +202,7 @@ def _check_embeddings(source: Source, trained: Trained, made_by: str) -> None:
         )
 
 
-def _check_source(store: LocalStore, source: Source) -> None:
+def _check_source(store: Store, source: Source) -> None:
     """Checks that embeddings can be added to an index."""
     if source.dim != store.dim:
         raise UserError(
@@ -206,19 +218,19 @@ def _check_source(store: LocalStore, source: Source) -> None:
         )
 
 
-def _require_room(
-    out: str | os.PathLike, source: Source, properties: Mapping
-) -> None:
+def _require_room(where: Place, source: Source, properties: Mapping) -> None:
+    if where.disk is None:
+        return
     vector = encoding.size(properties["dim"], properties["storage"])
     picture = _THUMBNAIL * properties["thumbnails"] ** 2
     need = source.total * (_ROW + vector + picture)
     subject = f"The vectors of {source.total:,} rows"
-    message = results.require_room(out, need, subject)
+    message = results.require_room(where.disk, need, subject)
     terminal.say(message, console=terminal.Console(stderr=True))
 
 
 def _fill(
-    store: LocalStore,
+    store: Store,
     source: Source,
     trained: Trained | None,
     options: Options,

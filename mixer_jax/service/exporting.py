@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 from mixer_jax.runtime import files, paths, progress
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.sources import EMBEDDING, ID, ITEM
-from mixer_jax.service.stores import fields
-from mixer_jax.service.stores.interface import Item, Value
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores import fields, place
+from mixer_jax.service.stores.interface import Item, Store, Value
 
 _ITEMS = 4096  # items written at once
 _TYPES = {
@@ -34,7 +33,7 @@ def check_path(out: str | os.PathLike) -> None:
     files.check(out, "The export")
 
 
-def export(folder: str | os.PathLike, out: str | os.PathLike) -> int:
+def export(index: str | os.PathLike, out: str | os.PathLike) -> int:
     """Writes an index to a Parquet file, one row per vector.
 
     The file has the columns sample_id (the item's ID, and for further vectors
@@ -48,7 +47,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> int:
       UserError: if there is no index, or the file cannot be written.
     """
     check_path(out)
-    with LocalStore.open(folder) as store:
+    with place.find(index).open() as store:
         schema = _schema(store)
         rows = 0
 
@@ -63,7 +62,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> int:
         return rows
 
 
-def _schema(store: LocalStore) -> pa.Schema:
+def _schema(store: Store) -> pa.Schema:
     columns = {
         ID: pa.string(),
         ITEM: pa.string(),
@@ -76,7 +75,7 @@ def _schema(store: LocalStore) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _batches(store: LocalStore, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(store: Store, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with progress.show("Exporting items", store.count()) as count:
         for items in store.iterate(_ITEMS):
             yield _batch(items, schema, store.fields)

@@ -7,20 +7,21 @@ from mixer_jax.runtime import numbers, parsing
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import did_you_mean
 from mixer_jax.service.stores import encoding
+from mixer_jax.service.stores.milvus import options
 
 _SOURCE = "workdir table embeddings split images batch-size max-skipped"
 # The options of each form; those with a star are required.
 _FORMS = {
     "build": (
         "builds an index, or replaces one when the new one is complete",
-        f"out* {_SOURCE} fields storage thumbnails",
+        f"out* {_SOURCE} fields storage thumbnails index-kind consistency",
     ),
     "add": ("adds and changes items of an index", f"index* {_SOURCE}"),
     "delete": ("deletes items of an index", "index* id ids"),
     "info": ("describes an index", "index*"),
     "rebuild": (
         "embeds the items of an index with another model",
-        "index* workdir* images storage batch-size keep",
+        "index* workdir* images storage batch-size index-kind consistency keep",
     ),
     "roll-back": (
         "returns to the generation before the last rebuild with --keep",
@@ -30,8 +31,11 @@ _FORMS = {
 }
 FORMS = tuple(_FORMS)
 _OPTIONS = {
-    "index": {"help": "the folder of the index"},
-    "out": {"help": "the folder, or for export the Parquet file, to write"},
+    "index": {"help": "the folder of the index, or its address in Milvus"},
+    "out": {
+        "help": "the folder or the address in Milvus, or for export the "
+        "Parquet file, to write"
+    },
     "workdir": {"help": "workdir of the model, or a bundle"},
     "table": {"help": "the sample table"},
     "embeddings": {
@@ -55,6 +59,14 @@ _OPTIONS = {
     "keep": {
         "type": numbers.whole(0, 100),
         "help": "earlier generations to keep for roll-back (default: 0)",
+    },
+    "index-kind": {
+        "choices": options.INDEX_KINDS,
+        "help": "kind of an index in Milvus",
+    },
+    "consistency": {
+        "choices": options.CONSISTENCIES,
+        "help": "consistency of the searches of an index in Milvus",
     },
     "id": {"action": "append", "help": "an item to delete; may be repeated"},
     "ids": {"help": "file of the IDs of items to delete, one per line"},

@@ -17,7 +17,6 @@ from mixer_jax.runtime.text import quoted
 from mixer_jax.service import entries, queries
 from mixer_jax.service.stores import interface
 from mixer_jax.service.stores.interface import Item
-from mixer_jax.service.stores.local import LocalStore
 
 _ITEMS = 1024  # items written per transaction
 
@@ -58,7 +57,7 @@ class Index:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: interface.Store,
         model: Model | None,
         images: pathlib.Path | None,
         load: Callable[[], Model],
@@ -225,18 +224,19 @@ class Index:
 
     def _show(self, hit: interface.Hit) -> Hit:
         named = hit.text, hit.group, hit.category, hit.fields
-        return Hit(hit.id, hit.score, *named, self.picture(hit.number))
+        return Hit(hit.id, hit.score, *named, self.picture(hit.id, hit.number))
 
-    def picture(self, number: int) -> pathlib.Path | bytes | None:
+    def picture(self, id: str, number: int) -> pathlib.Path | bytes | None:
         """Returns a picture: its path, or the bytes of its thumbnail.
 
         Args:
-          number: the number of a vector; see `interface.Hit`.
+          id: the ID of an item.
+          number: the number of one of its vectors; see `interface.Hit`.
 
         Returns:
           None if there is no such vector, or it has no picture.
         """
-        found = self.store.picture(number) if number >= 0 else None
+        found = self.store.picture(id, number) if number >= 0 else None
         if found is None:
             return None
         path = self.path_of(found.image)

@@ -15,8 +15,8 @@ from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import did_you_mean
 from mixer_jax.service.items import Index
-from mixer_jax.service.stores import encoding, fields, generations
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores import encoding, fields, place
+from mixer_jax.service.stores.interface import Place, Store
 
 THUMBNAILS = 256  # pixels
 _CHECKED = 1000  # maximum number of pictures checked for existence
@@ -31,12 +31,15 @@ def open_index(
     fields: Mapping[str, str] | None = None,
     storage: str = "f32",
     thumbnails: int = THUMBNAILS,
+    index_kind: str = "",
+    consistency: str = "",
     mesh: Mesh | None = None,
 ) -> Index:
     """Opens an index, or creates one if there is none.
 
     Args:
-      path: the index's folder.
+      path: the index's folder, or its address in Milvus, such as "./shop.db" or
+        "http://localhost:19530"; see `stores.milvus.address`.
       model: the model that embeds items and queries, or its workdir, bundle or
         hub name; by default, the recorded one is loaded when needed. A new
         index needs one.
@@ -45,42 +48,52 @@ def open_index(
       storage: how a new index stores embeddings: "f32", "f16" or "int8".
       thumbnails: the side length of a new index's thumbnails, in pixels; 0 for
         none.
+      index_kind: the kind of a new index in Milvus: "HNSW" (the default),
+        "DISKANN" or "FLAT".
+      consistency: the consistency level of searches of a new index in Milvus;
+        by default "Strong".
       mesh: the devices to search on; by default all.
 
     Raises:
       UserError: if the index is damaged or of another format, or its
         embeddings come from another model.
     """
-    folder = paths.local(path, "An index")
+    where = place.find(path)
     if isinstance(model, str | os.PathLike):
         given, model = model, model_lib.load(model, mesh=mesh)
     else:
         given = None
-    if not os.path.lexists(folder / generations.INDEX):
+    if not where.exists():
         if model is None:
             raise UserError(
-                f"There is no index in {folder}; name a model to create one."
+                f"There is no index in {where.name}; name a model to create "
+                "one."
             )
         properties = describe(
-            model.dim, model.fingerprint, storage, thumbnails, fields or {}
-        ) | {"step": model.step}
-        _create(folder, properties | locate(folder, model=given, images=images))
-    index = open_with(folder, model, images=images, mesh=mesh)
+            model.dim,
+            model.fingerprint,
+            storage=storage,
+            thumbnails=thumbnails,
+            kinds=fields or {},
+            index_kind=index_kind,
+            consistency=consistency,
+        )
+        properties |= locate(where.folder, model=given, images=images)
+        _create(where, properties | {"step": model.step})
+    index = open_with(path, model, images=images, mesh=mesh)
     if fields:
         index.store.declare(fields)
     return index
 
 
-def _create(folder: pathlib.Path, properties: dict[str, Any]) -> None:
-    with (
-        generations.owned(folder),
-        LocalStore.draft(folder, properties) as made,
-    ):
+def _create(where: Place, properties: dict[str, Any]) -> None:
+    where.check(properties)
+    with where.owned(), where.draft(properties) as made:
         made.publish()
 
 
 def open_with(
-    folder: str | os.PathLike,
+    path: str | os.PathLike,
     model: Model | None = None,
     *,
     workdir: str | os.PathLike | None = None,
@@ -90,13 +103,13 @@ def open_with(
     """Opens an existing index; see `open_index`.
 
     Args:
-      folder: the index's folder.
+      path: the index's folder or address.
       model: the model; None to load it when needed.
       workdir: where to load it from; by default, the recorded path.
       images: the folder of the pictures; by default, the recorded one.
       mesh: the devices to search on; by default all.
     """
-    store = LocalStore.open(folder, mesh)
+    store = place.find(path).open(mesh)
     try:
         if model is not None:
             check_model(store, model.fingerprint)
@@ -111,11 +124,21 @@ def open_with(
 def describe(
     dim: int,
     fingerprint: str,
+    *,
     storage: str,
     thumbnails: int,
     kinds: Mapping[str, str],
+    **options: str,
 ) -> dict[str, Any]:
     """Returns the properties of a new index.
+
+    Args:
+      dim: the number of elements of an embedding.
+      fingerprint: the fingerprint of the model of all embeddings, or "".
+      storage: how embeddings are stored; see `encoding`.
+      thumbnails: the side of thumbnails in pixels; 0 for none.
+      kinds: the kinds of the fields, by name.
+      **options: see `stores.milvus.options`; "" is the default.
 
     Raises:
       UserError: if one of them is not valid.
@@ -137,6 +160,7 @@ def describe(
         "storage": storage,
         "thumbnails": thumbnails,
         "fields": fields.declare(kinds),
+        **{name: value for name, value in options.items() if value},
     }
 
 
@@ -163,7 +187,7 @@ def locate(
 
 
 def find_images(
-    store: LocalStore, images: str | os.PathLike | None = None
+    store: Store, images: str | os.PathLike | None = None
 ) -> pathlib.Path | None:
     """Returns the folder of the pictures; None if there is none.
 
@@ -178,7 +202,7 @@ def find_images(
                 "--images=FOLDER."
             )
         return paths.absolute(root)
-    roots = places.load(store.properties.get("images", []), store.path.parent)
+    roots = places.load(store.properties.get("images", []), store.folder)
     existing = [root for root in roots if root.is_dir()]
     return (existing or roots or [None])[0]
 
@@ -191,7 +215,7 @@ def check_images(index: Index) -> str:
     return places.check_images(index.images, names)
 
 
-def find_model(store: LocalStore) -> paths.Path:
+def find_model(store: Store) -> paths.Path:
     """Returns the recorded model: a workdir, a bundle or a hub name.
 
     Raises:
@@ -200,24 +224,24 @@ def find_model(store: LocalStore) -> paths.Path:
     names = store.properties.get("model", [])
     if names and names[0].startswith("hub://"):
         return bundle.find(names[0].removeprefix("hub://"))
-    found = places.load(names, store.path.parent)
+    found = places.load(names, store.folder)
     for folder in found:
         if runs.latest_step(folder) is not None:
             return folder
     if not found:
         raise UserError(
-            f"The index in {store.path.parent} does not record where its "
+            f"The index in {store.name} does not record where its "
             "model is; pass the model, or its workdir with --workdir=FOLDER."
         )
     raise UserError(
-        f"The model of the index in {store.path.parent} is missing: there is "
+        f"The model of the index in {store.name} is missing: there is "
         f"no checkpoint in {' or '.join(map(str, found))}. Name its workdir "
         f"with --workdir=FOLDER, or embed the items again with {_REBUILD}."
     )
 
 
 def check_has_model(
-    store: LocalStore, workdir: str | os.PathLike | None = None
+    store: Store, workdir: str | os.PathLike | None = None
 ) -> None:
     """Raises a `UserError` if `load_model` would not find a model."""
     require_known(store)
@@ -228,7 +252,7 @@ def check_has_model(
 
 
 def load_model(
-    store: LocalStore,
+    store: Store,
     workdir: str | os.PathLike | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
@@ -245,23 +269,23 @@ def load_model(
     return model
 
 
-def check_model(store: LocalStore, fingerprint: str) -> None:
+def check_model(store: Store, fingerprint: str) -> None:
     """Raises a `UserError` unless a model is that of the index."""
     require_known(store)
     if fingerprint != store.fingerprint:
         raise UserError(
-            f"The index in {store.path.parent} was built with a different "
+            f"The index in {store.name} was built with a different "
             f"model (fingerprint {store.fingerprint}, not {fingerprint}); name "
             "the workdir of its model with --workdir=FOLDER, or embed the "
             f"items again with {_REBUILD}."
         )
 
 
-def require_known(store: LocalStore) -> None:
+def require_known(store: Store) -> None:
     """Raises a `UserError` if the model of an index's embeddings is unknown."""
     if not store.fingerprint:
         raise UserError(
-            f"The index in {store.path.parent} holds vectors of an unknown "
+            f"The index in {store.name} holds vectors of an unknown "
             "model; it can only be searched by vector, and only vectors can be "
             "added."
         )

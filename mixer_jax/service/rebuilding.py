@@ -1,7 +1,6 @@
 """Embeds all items of an index again with another model."""
 
 import os
-import pathlib
 from collections.abc import Collection, Sequence
 
 from mixer_jax.data.images import decoding
@@ -9,23 +8,25 @@ from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.retrieval.model import Model, load
 from mixer_jax.runtime import progress
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.runtime.text import quoted
 from mixer_jax.service import entries, opening
 from mixer_jax.service.items import Index
-from mixer_jax.service.stores.interface import Item, Vector
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores import place
+from mixer_jax.service.stores.interface import Item, Store, Vector
+from mixer_jax.service.stores.milvus import options
 
 _ITEMS = 1024  # items embedded and written at once
 _COPIES = 3  # maximum number of copies before writes are blocked
 
 
 def rebuild(
-    folder: str | os.PathLike,
+    index: str | os.PathLike,
     workdir: str | os.PathLike,
     *,
     images: str | os.PathLike | None = None,
     storage: str | None = None,
+    index_kind: str = "",
+    consistency: str = "",
     batch_size: int = 256,
     keep: int = 0,
 ) -> tuple[int, int]:
@@ -35,10 +36,12 @@ def rebuild(
     replaces it when it is complete. Repeating an interrupted call resumes it.
 
     Args:
-      folder: the index.
+      index: the index's folder or address.
       workdir: the workdir of the new model, or a bundle.
       images: the folder of the pictures, if moved.
       storage: how embeddings are stored; by default, as before.
+      index_kind: the kind of an index in Milvus; by default, as before.
+      consistency: the consistency of its searches; by default, as before.
       batch_size: the number of documents embedded at once.
       keep: the maximum number of earlier generations to keep for a roll-back.
 
@@ -49,24 +52,29 @@ def rebuild(
     Raises:
       UserError: if an item cannot be embedded from what the index stores.
     """
-    with folder_lock.hold(folder, "--index"), LocalStore.open(folder) as old:
+    where = place.find(index)
+    given = {"index_kind": index_kind, "consistency": consistency}
+    with where.held(), where.open() as old:
         opening.require_known(old)
         root = opening.find_images(old, images)
-        index = Index(old, None, root, lambda: load(workdir))
-        _check(index)
+        before = Index(old, None, root, lambda: load(workdir))
+        _check(before)
         model = load(workdir)
         properties = opening.describe(
             model.dim,
             model.fingerprint,
-            storage or old.storage,
-            old.thumbnails,
-            old.fields,
-        ) | {"step": model.step, "source": f"rebuilt from {old.path.name}"}
-        properties |= opening.locate(
-            pathlib.Path(folder), model=workdir, images=root
-        )
-        with LocalStore.draft(folder, properties) as new:
-            work = _Work(index, new, model, batch_size)
+            storage=storage or old.storage,
+            thumbnails=old.thumbnails,
+            kinds=old.fields,
+            **{
+                name: given[name] or old.properties.get(name, "")
+                for name in options.NAMES
+            },
+        ) | {"step": model.step, "source": f"rebuilt from {old.generation}"}
+        properties |= opening.locate(where.folder, model=workdir, images=root)
+        where.check(properties)
+        with where.draft(properties) as new:
+            work = _Work(before, new, model, batch_size)
             _run(work, old, new, keep)
             return new.count(), work.copies
 
@@ -83,7 +91,7 @@ def _check(index: Index) -> None:
         raise _lost_error(*lost)
 
 
-def _run(work: "_Work", old: LocalStore, new: LocalStore, keep: int) -> None:
+def _run(work: "_Work", old: Store, new: Store, keep: int) -> None:
     """Copies all items, and publishes the new store."""
     label = "Embedding items"
     for _ in range(_COPIES):
@@ -107,7 +115,7 @@ class _Work:
     def __init__(
         self,
         index: Index,
-        new: LocalStore,
+        new: Store,
         model: Model,
         batch_size: int,
     ):

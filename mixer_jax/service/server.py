@@ -17,7 +17,6 @@ import contextlib
 import errno
 import logging
 import socket
-import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -54,6 +53,7 @@ from mixer_jax.service.http.context import Service
 from mixer_jax.service.http.parameters import DEFAULT_K
 from mixer_jax.service.http.settings import DEFAULTS, Settings
 from mixer_jax.service.http.uploads import MEGABYTE
+from mixer_jax.service.stores.interface import StoreError
 
 # Replacements for the router's messages.
 _UNROUTED = {
@@ -291,7 +291,7 @@ def _report(request: Request, error: HTTPException) -> JSONResponse:
 
 def _report_user(request: Request, error: UserError) -> JSONResponse:
     # A damaged or read-only index is not the client's fault.
-    is_ours = isinstance(error.__cause__, sqlite3.Error)
+    is_ours = isinstance(error, StoreError)
     return JSONResponse({"error": str(error)}, 500 if is_ours else 400)
 
 

@@ -3,25 +3,22 @@
 import os
 from collections.abc import Sequence
 
-from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.service import opening
-from mixer_jax.service.stores import generations
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores import place
 
 _IDS = 4096  # items deleted per transaction
 
 
 def delete(
-    folder: str | os.PathLike,
+    index: str | os.PathLike,
     ids: Sequence[str] = (),
     file: str | os.PathLike | None = None,
 ) -> tuple[int, int]:
     """Deletes items from an index.
 
     Args:
-      folder: the index.
+      index: the index's folder or address.
       ids: the IDs of items.
       file: a text file of more IDs, one per line.
 
@@ -38,7 +35,7 @@ def delete(
             "There is nothing to delete; name items with --id=ID, or a file of "
             "IDs, one per line, with --ids=FILE."
         )
-    with LocalStore.open(folder) as store:
+    with place.find(index).open() as store:
         parts = range(0, len(wanted), _IDS)
         count = sum(store.delete(wanted[i : i + _IDS]) for i in parts)
     return count, len(wanted) - count
@@ -57,10 +54,13 @@ def _read(file: str | os.PathLike | None) -> list[str]:
         ) from error
 
 
-def roll_back(folder: str | os.PathLike) -> str:
+def roll_back(index: str | os.PathLike) -> str:
     """Returns an index to its last kept generation, with its model.
 
     A running service switches to both within seconds.
+
+    Args:
+      index: the index's folder or address.
 
     Returns:
       A message that names the generation and its model.
@@ -69,43 +69,38 @@ def roll_back(folder: str | os.PathLike) -> str:
       UserError: if there is no index or no kept generation, its model is
         missing, or another process is building the index.
     """
-    folder = paths.local(folder, "An index")
-    generations.read(folder)
-    with folder_lock.hold(folder, "--index"):
-        for path in generations.earlier(folder)[:1]:
-            with LocalStore(path) as store:
+    where = place.find(index)
+    where.open().close()  # raises if there is no index
+    with where.held():
+        for generation in where.earlier()[:1]:
+            with where.open(generation=generation) as store:
                 if store.fingerprint:
                     opening.find_model(store)
-        path = generations.roll_back(folder)
-    with LocalStore.open(folder) as store:
+        generation = where.roll_back()
+    with where.open() as store:
         model = " or ".join(store.properties.get("model", [])) or "unknown"
         return (
-            f"The index {folder} has returned to {path.name}, with "
+            f"The index {where.name} has returned to {generation}, with "
             f"{store.count():,} items and the model {model}"
         )
 
 
-def describe(folder: str | os.PathLike) -> list[str]:
+def describe(index: str | os.PathLike) -> list[str]:
     """Returns lines about an index: its size, model, storage and fields."""
-    with LocalStore.open(folder) as store:
-        loss, where = store.loss, store.path.parent
-        used = sum(p.stat().st_size for p in where.glob(f"{store.path.name}*"))
+    where = place.find(index)
+    with where.open() as store:
         kinds = [f"{name}:{kind}" for name, kind in store.fields.items()]
         copies = f"{store.thumbnails} pixels" if store.thumbnails else "none"
         found = store.properties
-        kept = [path.name for path in generations.earlier(where)]
         rows = {
             "items": f"{store.count():,}",
             "vectors": f"{store.count_vectors():,} with {store.dim} elements",
-            "stored as": f"{store.storage}, cosines off by at most "
-            f"{loss.worst:.2g} ({loss.mean:.2g} on average)",
             "model": " or ".join(found.get("model", [])) or "unknown",
             "step": str(found.get("step", "unknown")),
             "fingerprint": store.fingerprint or "unknown",
             "pictures": str(opening.find_images(store) or "none"),
             "thumbnails": copies,
             "fields": ",".join(kinds) or "none",
-            "size": f"{used / 1e6:,.1f} MB in {store.path.name}",
-            "earlier": ", ".join(kept) or "none",
-        }
+            "earlier": ", ".join(where.earlier()) or "none",
+        } | store.facts()
     return [f"{name + ':':13}{value}" for name, value in rows.items()]

@@ -18,8 +18,7 @@ from mixer_jax.runtime.text import quoted
 from mixer_jax.service import entries
 from mixer_jax.service.sources import ITEM, Chunk, Source
 from mixer_jax.service.stores import encoding, fields
-from mixer_jax.service.stores.interface import Item, Vector
-from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.service.stores.interface import Item, Store, Vector
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 
@@ -63,7 +62,7 @@ class Writer:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Store,
         source: Source,
         trained: Trained | None,
         *,

@@ -1,11 +1,17 @@
+import pytest
+
 from benchmarks import index_durability
+from mixer_jax.service.stores import place
 
 
-def test_nothing_acknowledged_is_lost(tmp_path):
-    row = index_durability.run(tmp_path / "index", 200, kills=5)
+@pytest.mark.parametrize(
+    ("name", "operations", "kills"), [("index", 200, 5), ("index.db", 90, 3)]
+)
+def test_nothing_acknowledged_is_lost(tmp_path, name, operations, kills):
+    row = index_durability.run(tmp_path / name, operations, kills)
     assert (row["lost"], row["torn"], row["wrong_hits"]) == (0, 0, 0)
-    assert row["kills"] == 5
-    assert row["operations"] == 200
+    assert row["kills"] == kills
+    assert row["operations"] == operations
     assert row["searches"] > 0
 
 
@@ -18,8 +24,7 @@ def check(store, log, notes):
 
 def test_losses_are_noticed(tmp_path):
     folder, log = tmp_path / "index", tmp_path / "log"
-    properties = index_durability._PROPERTIES
-    with index_durability.LocalStore.draft(folder, properties) as store:
+    with place.find(folder).draft(index_durability.PROPERTIES) as store:
         for number in range(20):
             items, ids = index_durability.operation(number)
             store.delete(ids)

@@ -7,7 +7,7 @@ import mixer_jax
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import building, opening, rebuilding
-from mixer_jax.service.stores import database
+from mixer_jax.service.stores import database, place
 from mixer_jax.service.stores.local import LocalStore
 from tests.color_model import ColorModel
 
@@ -19,11 +19,15 @@ class Negative(ColorModel):
         return -super().encode_document(document, train)
 
 
+BOTH = pytest.mark.parametrize("folder", ["index", "index.db"], indirect=True)
+
+
 @pytest.fixture
-def folder(color_run, colors, tmp_path):
+def folder(request, color_run, colors, tmp_path):
+    path = tmp_path / getattr(request, "param", "index")
     given = {"workdir": color_run, "table": colors[0] / "colors.csv"}
-    building.build(tmp_path / "index", **given, thumbnails=8)
-    return tmp_path / "index"
+    building.build(path, **given, thumbnails=8)
+    return path
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def other(color_run, monkeypatch):
 
 
 def embeddings(folder):
-    with LocalStore.open(folder) as store:
+    with place.find(folder).open() as store:
         return {
             item.id: item.vectors[0].embedding
             for part in store.iterate(100)
@@ -56,31 +60,46 @@ def embeddings(folder):
         }
 
 
+@BOTH
 def test_all_items_are_embedded_again(folder, other, color_run):
     before = embeddings(folder)
-    with LocalStore.open(folder) as old:
+    with place.find(folder).open() as old:
         assert rebuilding.rebuild(folder, color_run) == (12, 0)
         # An open store keeps using the old generation.
         (hits,) = old.search(np.array([[1, -1, -1]]), 1)
         assert hits[0].category == "red"
-        assert len(list(folder.glob("*.sqlite"))) == 2
+        assert not old.is_current()
         with pytest.raises(UserError, match="has been rebuilt since"):
             old.delete(["red_document_forward"])
-    assert len(list(folder.glob("*.sqlite"))) == 1
     after = embeddings(folder)
     assert before.keys() == after.keys()
     for id, vector in before.items():
         np.testing.assert_allclose(after[id], -vector, atol=1e-6)
-    with LocalStore.open(folder) as new:
+    with place.find(folder).open() as new:
         assert new.fingerprint == "negative"
         item = new.get(["red_document_forward"])[0]
         assert (item.text, item.category) == ("red paint", "red")
         assert item.vectors[0].thumbnail
         (hits,) = new.search(np.array([[1, -1, -1]]), 12)
+        assert hits[-1].category == "red"
+        shown = new.picture(hits[-1].id, hits[-1].number)
+        assert shown.image == hits[-1].image
+        assert shown.thumbnail
+
+
+def test_files_and_numbers_are_not_used_again(folder, other, color_run):
+    with LocalStore.open(folder) as old:
+        rebuilding.rebuild(folder, color_run)
+        assert len(list(folder.glob("*.sqlite"))) == 2
+        assert old.count() == 12
+    assert len(list(folder.glob("*.sqlite"))) == 1
+    with LocalStore.open(folder) as new:
+        (hits,) = new.search(np.array([[1, -1, -1]]), 12)
         # Picture numbers continue after those of the old generation.
         assert min(hit.number for hit in hits) == 13
 
 
+@BOTH
 def test_writes_during_a_rebuild_are_kept(
     folder, other, color_run, monkeypatch
 ):
@@ -89,7 +108,7 @@ def test_writes_during_a_rebuild_are_kept(
     def copy_and_write(self, label):
         copy(self, label)
         if label == "Embedding items":
-            with LocalStore.open(folder) as store:
+            with place.find(folder).open() as store:
                 store.delete(["red_document_forward"])
                 (item,) = store.get(["blue_document_forward"])
                 store.upsert([item._replace(id="late", text="late")])
@@ -123,6 +142,7 @@ def test_writers_wait_for_the_last_changes_only(
     assert labels == ["Embedding items", *["Embedding changed items"] * 2]
 
 
+@BOTH
 def test_changes_during_all_copies_are_kept(
     folder, other, color_run, monkeypatch
 ):
@@ -132,7 +152,7 @@ def test_changes_during_all_copies_are_kept(
         copy(self, label)
         labels.append(label)
         if len(labels) <= rebuilding._COPIES:
-            with LocalStore.open(folder) as store:
+            with place.find(folder).open() as store:
                 (item,) = store.get(["blue_document_forward"])
                 store.upsert([item._replace(id=f"late {len(labels)}")])
 

@@ -34,7 +34,7 @@ from mixer_jax.service.http.parameters import DEFAULT_K
 from mixer_jax.service.http.settings import DEFAULTS
 from tests import broken_files
 from tests.service.batches.test_generations import rebuild
-from tests.service.conftest import PIXELS, draw
+from tests.service.conftest import PIXELS, draw, fill, opener
 
 
 def rename(generations, number, name):
@@ -44,7 +44,18 @@ def rename(generations, number, name):
         connection.execute(
             "UPDATE vectors SET image = ? WHERE number = ?", [name, number]
         )
-    return store.picture(number).id
+    return shown(generations, number)[0]
+
+
+def shown(generations, number):
+    """Returns the item and the path of the picture of a vector."""
+    store = generations.current.index.store
+    with store._database.reading() as connection:
+        return connection.execute(
+            "SELECT id, image FROM vectors JOIN items USING (item) "
+            "WHERE number = ?",
+            [number],
+        ).fetchone()
 
 
 def test_results_do_not_depend_on_the_devices(place, color_net, num_devices):
@@ -516,8 +527,9 @@ def test_no_address_is_fetched(own, monkeypatch):
 
 def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
     long = rename(own, 1, "a" * 300)  # too long for any file system
-    index, opened = own.current.index, open
-    secret = index.images / index.store.picture(2).image
+    opened = open
+    other, name = shown(own, 2)
+    secret = own.current.index.images / name
 
     def refuse(path, *arguments):
         if path == secret:
@@ -525,7 +537,6 @@ def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
         return opened(path, *arguments)
 
     monkeypatch.setattr(pictures, "open", refuse, raising=False)
-    other = index.store.picture(2).id
     with TestClient(server.make_app(own)) as client:
         for id, message in (
             (long, "name too long"),
@@ -535,7 +546,7 @@ def test_an_unreadable_picture_gets_an_error_message(own, monkeypatch):
             assert response.status_code == 500
             assert f"of item '{id}' cannot be read" in response.text
             assert message in response.json()["error"]
-        good = index.store.picture(3).id
+        good, _ = shown(own, 3)
         assert client.get(f"/v1/items/{good}/image").status_code == 200
 
 
@@ -638,3 +649,32 @@ def test_writes_of_other_processes_are_found(own, place):
         found = client.post("/v1/search?k=1", content=draw("black")).json()
         assert found["results"][0]["id"] == "new"
         assert "13 items" in client.get("/").text
+
+
+def test_an_index_in_milvus_is_served(color_net, tmp_path):
+    path, root = tmp_path / "index.db", tmp_path / "pictures"
+    fill(path, color_net, root)
+    chosen = DEFAULTS._replace(keys=Keys(write=(b"k" * 16,)))
+    headers = {"X-API-Key": "k" * 16}
+    red = {"params": {"where": '{"category": "red"}'}, "content": draw("red")}
+    with (
+        Generations(opener(path, color_net), PIXELS) as made,
+        TestClient(server.make_app(made, chosen), headers=headers) as client,
+    ):
+        assert client.get("/readyz").json()["items"] == 12
+        assert client.get("/").status_code == 200
+        first, second = client.post("/v1/search", **red).json()["results"]
+        assert first["category"] == second["category"] == "red"
+        shown = client.get(f"/v1/{first['image']}")
+        assert shown.content == (root / first["id"]).read_bytes()
+        assert client.delete(f"/v1/items/{first['id']}").status_code == 200
+        answer = client.post("/v1/search", **red).json()
+        assert [one["id"] for one in answer["results"]] == [second["id"]]
+        assert client.get(f"/v1/{first['image']}").status_code == 404
+        new = {"vector": [1, -1, -1], "category": "red"}
+        assert client.put("/v1/items/new", json=new).status_code == 200
+        assert client.get("/readyz").json()["items"] == 12
+        made.current.index.store._rows.name = "missing"
+        answer = client.get("/v1/items/new")
+        assert answer.status_code == 500
+        assert "Milvus Lite failed" in answer.json()["error"]

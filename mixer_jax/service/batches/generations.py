@@ -16,8 +16,6 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import opening
 from mixer_jax.service.batches.encoder import SIZE, Encoder
 from mixer_jax.service.items import Index
-from mixer_jax.service.stores import generations
-from mixer_jax.service.stores.local import LocalStore
 
 MAX_K = 1000  # maximum number of items that a client can request
 
@@ -26,7 +24,7 @@ Open = Callable[[Model | None], Index]
 
 
 def opener(
-    folder: str | os.PathLike,
+    path: str | os.PathLike,
     *,
     workdir: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
@@ -41,25 +39,25 @@ def opener(
         if model is not None:
             # Raises if this is not the model that the index was built with.
             with contextlib.suppress(UserError):
-                return opening.open_with(folder, model, images=images)
+                return opening.open_with(path, model, images=images)
         try:
-            return _open(folder, workdir, images)
+            return _open(path, workdir, images)
         except UserError:
             if workdir is None:
                 raise
             with contextlib.suppress(UserError):
-                return _open(folder, None, images)
+                return _open(path, None, images)
             raise
 
     return open_
 
 
 def _open(
-    folder: str | os.PathLike,
+    path: str | os.PathLike,
     workdir: str | os.PathLike | None,
     images: str | os.PathLike | None,
 ) -> Index:
-    index = opening.open_with(folder, workdir=workdir, images=images)
+    index = opening.open_with(path, workdir=workdir, images=images)
     try:
         _ = index.model  # Raises if the model does not match.
     except BaseException:
@@ -117,10 +115,7 @@ class Generation:
 
     def is_stale(self) -> bool:
         """Returns whether the index has been rebuilt since it was opened."""
-        store = self.index.store
-        if not isinstance(store, LocalStore):
-            return False
-        return generations.read(store.path.parent) != store.path
+        return not self.index.store.is_current()
 
 
 class ClosedError(RuntimeError):

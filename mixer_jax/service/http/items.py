@@ -110,9 +110,9 @@ class _Handler:
             with_picture = [v for v in vectors if v.image or v.thumbnail]
             found = with_picture[0] if with_picture else None
         else:
-            found = index.store.picture(number)
-            # Vectors of changed items get new numbers.
-            if found is None or found.id != id:
+            found = index.store.picture(id, number)
+            # Vectors of changed items may have other numbers.
+            if found is None:
                 return self._show(generation, id, None)
         if found is None or not (found.image or found.thumbnail):
             raise HTTPException(404, f"Item {quoted(id)} has no picture.")

@@ -23,6 +23,7 @@ from typing import Any
 
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.service.stores.interface import StoreError
 
 REMEDY = "build it again with python -m mixer_jax.index build"
 _TIMEOUT = 60.0  # seconds to wait for another writer
@@ -279,21 +280,23 @@ def _locked(path: pathlib.Path) -> PassingError:
     )
 
 
-def explain(error: sqlite3.Error, path: pathlib.Path) -> UserError:
-    """Converts an SQLite error to a `UserError` that names a remedy."""
+def explain(
+    error: sqlite3.Error, path: pathlib.Path
+) -> StoreError | PassingError:
+    """Converts an SQLite error to one that names a remedy."""
     name = getattr(error, "sqlite_errorname", "")
     subject = f"The index in {path.parent}"
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return _locked(path)
     if name.startswith("SQLITE_FULL"):
-        return UserError(
+        return StoreError(
             f"{subject} cannot be written: No space left on its disk. Earlier "
             "writes are intact; free some space and repeat the command."
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return UserError(
+        return StoreError(
             f"{subject} cannot be opened ({error}); it needs the file "
             f"{path.name}, and write access to the file and its folder."
         )
     files.check_fetched(path)
-    return UserError(f"{subject} is damaged ({error}); {REMEDY}.")
+    return StoreError(f"{subject} is damaged ({error}); {REMEDY}.")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixer_jax.runtime.arrays import normalize
+from mixer_jax.runtime.errors import UserError
 
 STORAGES = {"f32": "<f4", "f16": "<f2", "int8": "i1"}  # names and dtypes
 
@@ -72,6 +73,23 @@ def decode(content: bytes, dim: int, storage: str) -> np.ndarray:
 def size(dim: int, storage: str) -> int:
     """Returns the number of bytes of an embedding."""
     return dim * np.dtype(STORAGES[storage]).itemsize
+
+
+def check_queries(queries: np.ndarray, dim: int) -> np.ndarray:
+    """Returns queries scaled to unit length, f32 `[Q, dim]`.
+
+    Raises:
+      UserError: if they have another shape or are not finite.
+    """
+    queries = np.asarray(queries, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise UserError(
+            f"The query vectors have the shape {queries.shape}; this index "
+            f"needs [Q, {dim}]."
+        )
+    if not np.isfinite(queries).all():
+        raise UserError("A query vector is not finite.")
+    return normalize(queries)
 
 
 def content(*parts: str | bytes) -> bytes:

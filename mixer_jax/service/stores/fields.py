@@ -64,6 +64,29 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
     return dict(fields)
 
 
+def add(
+    kinds: Mapping[str, str], known: Mapping[str, str], name: str
+) -> dict[str, str]:
+    """Returns the known declarations with new ones.
+
+    Args:
+      kinds: the new fields.
+      known: the declared fields.
+      name: what messages call the index.
+
+    Raises:
+      UserError: if a field is invalid or exists with another kind.
+    """
+    found = dict(known)
+    for field, kind in declare(kinds).items():
+        if found.setdefault(field, kind) != kind:
+            raise UserError(
+                f"Field {field!r} of the index in {name} is a {found[field]}, "
+                f"not a {kind}; choose another name."
+            )
+    return found
+
+
 def plain(value: Any) -> Any:
     """Converts a NumPy scalar to a Python one; keeps other values unchanged."""
     return value.item() if isinstance(value, np.generic) else value

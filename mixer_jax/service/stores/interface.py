@@ -4,13 +4,22 @@ An item has one or more vectors, for example one per picture. A search compares
 the query with each vector, and an item's best vector counts.
 """
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from jax.sharding import Mesh
+
+from mixer_jax.runtime.errors import UserError
 
 Value = str | float | bool  # a field's value
 Where = Mapping[str, Any]
+
+
+class StoreError(UserError):
+    """Error of a store that is damaged or fails, whatever it was asked."""
 
 
 class Vector(NamedTuple):
@@ -61,8 +70,8 @@ class Hit(NamedTuple):
       group: its group.
       category: its category ID.
       fields: its fields.
-      number: the number of the best vector, which `Store.picture` takes; -1 if
-        that vector has no picture.
+      number: identifies the best vector for `Store.picture`; -1 if that vector
+        has no picture.
       image: the path of the vector's picture; see `Vector`.
     """
 
@@ -84,26 +93,66 @@ class Picture(NamedTuple):
     thumbnail: bytes
 
 
+class Bare(NamedTuple):
+    """A vector without a thumbnail, and the ID and text of its item."""
+
+    number: int
+    id: str
+    text: str
+    content: bytes
+    image: str
+
+
 class Store(Protocol):
     """Items with their embeddings; all methods are thread-safe.
 
-    Once a method has returned, its writes survive a crash.
+    Once a method has returned, its writes survive the death of the process. An
+    item is written as a whole or not at all.
 
     Attributes:
+      name: what messages call the index: its folder or its address.
+      folder: the folder that recorded paths are relative to.
       dim: D, the number of elements of an embedding.
       fingerprint: `bundle.fingerprint` of the model of all embeddings; "" if
         their model is unknown.
-      fields: the kinds of the declared fields, by name.
+      storage: how embeddings are stored; see `encoding`.
+      thumbnails: the side of thumbnails in pixels; 0 for none.
+      properties: everything that was stored about the index when it was opened.
     """
 
+    name: str
+    folder: pathlib.Path
     dim: int
     fingerprint: str
-    fields: Mapping[str, str]
+    storage: str
+    thumbnails: int
+    properties: Mapping[str, Any]
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The kinds of the declared fields, by name."""
+
+    @property
+    def generation(self) -> str:
+        """The name of this generation of the index."""
+
+    @property
+    def state(self) -> Any:
+        """A value that changes when any process writes."""
+
+    def declare(self, kinds: Mapping[str, str]) -> None:
+        """Adds fields.
+
+        Raises:
+          UserError: if one is invalid or exists with another kind.
+        """
 
     def upsert(
         self, items: Sequence[Item], kinds: Mapping[str, str] | None = None
     ) -> None:
-        """Writes items, replacing those with the same IDs; all or none.
+        """Writes items, replacing those with the same IDs.
+
+        A stored vector with the content of a new one stays as it is.
 
         Args:
           items: the items.
@@ -146,14 +195,114 @@ class Store(Protocol):
     def count(self) -> int:
         """Returns the number of items."""
 
-    def picture(self, number: int) -> Picture | None:
-        """Returns the picture of a vector; None if there is no such vector."""
+    def count_vectors(self) -> int:
+        """Returns the number of vectors."""
+
+    def images(self, limit: int = -1) -> list[str]:
+        """Returns the first paths of pictures without a thumbnail."""
+
+    def without_thumbnail(self, size: int) -> Iterator[list[Bare]]:
+        """Yields the vectors without a thumbnail, at most `size` at once."""
+
+    def picture(self, id: str, number: int) -> Picture | None:
+        """Returns the picture of an item's vector; None if there is none.
+
+        Args:
+          id: the ID of the item.
+          number: see `Hit`.
+        """
 
     def iterate(self, size: int) -> Iterator[list[Item]]:
         """Yields all items, in lists of at most `size`."""
+
+    def ids(self, size: int) -> Iterator[list[str]]:
+        """Yields all IDs, in lists of at most `size`."""
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        """Returns those of the IDs that items have."""
+
+    def facts(self) -> dict[str, str]:
+        """Returns what `index info` shows about this kind of store."""
+
+    def is_current(self) -> bool:
+        """Returns whether no other generation has replaced this one."""
+
+    def publish(self, keep: int = 0) -> None:
+        """Makes a draft the current generation of its index.
+
+        Args:
+          keep: the maximum number of earlier generations to keep for
+            `Place.roll_back`.
+        """
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Keeps all processes from writing during a block."""
 
     def flush(self) -> None:
         """Writes all logs back to their files."""
 
     def close(self) -> None:
         """Closes the store."""
+
+    def __enter__(self) -> "Store": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Place(Protocol):
+    """Where an index is, or is to be built; see `places.find`.
+
+    Attributes:
+      name: what messages call the index: its folder or its address.
+      folder: the folder that recorded paths are relative to.
+      disk: the folder that holds the index; None if it is on a server.
+    """
+
+    name: str
+    folder: pathlib.Path
+    disk: pathlib.Path | None
+
+    def check(self, properties: Mapping[str, Any]) -> None:
+        """Raises a `UserError` if the store cannot have these properties."""
+
+    def exists(self) -> bool:
+        """Returns whether there is an index, even if it is damaged."""
+
+    def open(self, mesh: Mesh | None = None, generation: str = "") -> Store:
+        """Opens a generation.
+
+        Args:
+          mesh: the devices that search, if this process does; by default all.
+          generation: one of `earlier`; "" for the current one.
+
+        Raises:
+          UserError: if there is no index, or it is damaged or of a format that
+            this version does not read.
+        """
+
+    def draft(self, properties: Mapping[str, Any]) -> Store:
+        """Begins, or continues, a generation that no reader sees yet.
+
+        Args:
+          properties: `dim`, `storage`, `fingerprint`, `thumbnails`, `fields`,
+            and anything else that identifies the work.
+        """
+
+    def earlier(self) -> list[str]:
+        """Returns the generations to return to, latest first."""
+
+    def roll_back(self) -> str:
+        """Makes the first of `earlier` the current generation.
+
+        Returns:
+          The name of that generation.
+
+        Raises:
+          UserError: if there is none.
+        """
+
+    def owned(self) -> AbstractContextManager[None]:
+        """Keeps others from building an index here during a block."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps others from rebuilding the existing index during a block."""

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mixer_jax.retrieval import places
-from mixer_jax.runtime import arrays
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.stores import (
     changes,
@@ -22,7 +21,7 @@ from mixer_jax.service.stores import (
     nearest,
     reading,
 )
-from mixer_jax.service.stores.interface import Hit, Item, Picture, Where
+from mixer_jax.service.stores.interface import Bare, Hit, Item, Picture, Where
 
 
 class LocalStore:
@@ -33,6 +32,8 @@ class LocalStore:
 
     Attributes:
       path: the file of the generation; see `generations`.
+      name: the folder's name, for messages.
+      folder: the folder.
       dim: D, the number of elements of an embedding.
       fingerprint: the fingerprint of the model of all embeddings, or "".
       storage: how embeddings are stored; see `encoding`.
@@ -42,7 +43,8 @@ class LocalStore:
 
     def __init__(self, path: pathlib.Path, mesh: Mesh | None = None):
         """Opens a file of items; use `open` for an index's folder."""
-        self.path = path
+        self.path, self.folder = path, path.parent
+        self.name = str(self.folder)
         self._lock = generations.lock_users(path)
         try:
             self._database = database.Database(path)
@@ -68,10 +70,10 @@ class LocalStore:
             self.thumbnails = int(found["thumbnails"])
             encoding.size(self.dim, self.storage)
             for name in ("model", "images"):
-                places.load(found.get(name, []), self.path.parent)
+                places.load(found.get(name, []), self.folder)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"The index in {self.path.parent} is damaged (a property is "
+                f"The index in {self.name} is damaged (a property is "
                 f"missing or invalid: {error}); {database.REMEDY}."
             ) from error
 
@@ -137,6 +139,11 @@ class LocalStore:
             yield
 
     @property
+    def generation(self) -> str:
+        """The name of the generation, which is that of its file."""
+        return self.path.name
+
+    @property
     def state(self) -> int:
         """A number that changes when any process writes."""
         return self._database.state
@@ -147,11 +154,17 @@ class LocalStore:
         with self._database.reading() as connection:
             return reading.fields(connection)
 
-    @property
-    def loss(self) -> encoding.Loss:
-        """The loss from storing embeddings with fewer bits."""
+    def facts(self) -> dict[str, str]:
+        """Returns the storage with its loss, and the size on disk."""
         with self._database.reading() as connection:
-            return reading.loss(connection)
+            loss = reading.loss(connection)
+        files = self.folder.glob(f"{self.path.name}*")
+        used = sum(path.stat().st_size for path in files)
+        return {
+            "stored as": f"{self.storage}, cosines off by at most "
+            f"{loss.worst:.2g} ({loss.mean:.2g} on average)",
+            "size": f"{used / 1e6:,.1f} MB in {self.path.name}",
+        }
 
     def declare(self, kinds: Mapping[str, str]) -> None:
         """Adds fields.
@@ -159,15 +172,8 @@ class LocalStore:
         Raises:
           UserError: if one is invalid or exists with another kind.
         """
-        kinds = fields.declare(kinds)
         with self._writing() as connection:
-            known = dict(reading.fields(connection))
-            for name, kind in kinds.items():
-                if known.setdefault(name, kind) != kind:
-                    raise UserError(
-                        f"Field {name!r} of the index in {self.path.parent} is "
-                        f"a {known[name]}, not a {kind}; choose another name."
-                    )
+            known = fields.add(kinds, reading.fields(connection), self.name)
             self._database.set(fields=known)
 
     def upsert(
@@ -229,7 +235,7 @@ class LocalStore:
           UserError: if a query is invalid, or a field of `where` or `group_by`
             is unknown.
         """
-        queries = self._units(queries)
+        queries = encoding.check_queries(queries, self.dim)
         with self._database.reading() as connection:
             if self._nearest is None:
                 self._nearest = nearest.Nearest(
@@ -272,7 +278,7 @@ class LocalStore:
             )
             return [image for (image,) in rows]
 
-    def without_thumbnail(self, size: int) -> Iterator[list[reading.Bare]]:
+    def without_thumbnail(self, size: int) -> Iterator[list[Bare]]:
         """Yields the vectors without a thumbnail, at most `size` at once."""
         last = 0
         while True:
@@ -283,8 +289,8 @@ class LocalStore:
             yield found
             last = found[-1].number
 
-    def picture(self, number: int) -> Picture | None:
-        """Returns the picture of a vector; None if there is no such vector."""
+    def picture(self, id: str, number: int) -> Picture | None:
+        """Returns the picture of an item's vector; None if there is none."""
         with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT id, image, coalesce(thumbnail, x'') FROM vectors "
@@ -292,7 +298,7 @@ class LocalStore:
                 "WHERE number = ?",
                 [number],
             ).fetchone()
-        return None if row is None else Picture(*row)
+        return Picture(*row) if row is not None and row[0] == id else None
 
     def iterate(self, size: int) -> Iterator[list[Item]]:
         """Yields all items in the order of their IDs, at most `size` at once.
@@ -338,7 +344,7 @@ class LocalStore:
         os.close(self._lock)
         self._lock = None
         with contextlib.suppress(OSError):
-            generations.clean(self.path.parent)
+            generations.clean(self.folder)
 
     def __enter__(self) -> "LocalStore":
         """Returns self."""
@@ -356,24 +362,16 @@ class LocalStore:
                 self._check_current()
             yield connection
 
+    def is_current(self) -> bool:
+        """Returns whether no other generation has replaced this one."""
+        return generations.read(self.folder) == self.path
+
     def _check_current(self) -> None:
-        if generations.read(self.path.parent) != self.path:
+        if not self.is_current():
             raise UserError(
-                f"The index in {self.path.parent} has been rebuilt since it "
+                f"The index in {self.name} has been rebuilt since it "
                 "was opened; open it again to change it."
             )
-
-    def _units(self, queries: np.ndarray) -> np.ndarray:
-        """Returns queries scaled to unit length."""
-        queries = np.asarray(queries, np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise UserError(
-                f"The query vectors have the shape {queries.shape}; this index "
-                f"needs [Q, {self.dim}]."
-            )
-        if not np.isfinite(queries).all():
-            raise UserError("A query vector is not finite.")
-        return arrays.normalize(queries)
 
     def _decode(self, blob: bytes) -> np.ndarray:
         return encoding.decode(blob, self.dim, self.storage)[0]

@@ -3,25 +3,15 @@
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mixer_jax.service.stores.encoding import Loss
-from mixer_jax.service.stores.interface import Hit, Item, Vector
+from mixer_jax.service.stores.interface import Bare, Hit, Item, Vector
 
 # As JSON, because the number of parameters is limited.
 _GIVEN = "IN (SELECT value FROM json_each(?))"
-
-
-class Bare(NamedTuple):
-    """A vector without a thumbnail, and the ID and text of its item."""
-
-    number: int
-    id: str
-    text: str
-    content: bytes
-    image: str
 
 
 def stored_value(connection: sqlite3.Connection, key: str, default: Any) -> Any:

@@ -20,7 +20,11 @@ from tests.service.conftest import opener as opening_with
 def rebuild(folder, model, fingerprint=None):
     """Replaces an index with a single-item one."""
     properties = opening.describe(
-        model.dim, fingerprint or model.fingerprint, "f32", 0, {}
+        model.dim,
+        fingerprint or model.fingerprint,
+        storage="f32",
+        thumbnails=0,
+        kinds={},
     )
     properties |= opening.locate(folder)
     with LocalStore.draft(folder, properties) as made:

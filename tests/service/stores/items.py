@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mixer_jax.service.stores import local
+from mixer_jax.service.stores import place
 from mixer_jax.service.stores.interface import Item, Vector
 
 DIM = 4
@@ -28,9 +28,11 @@ def item(id, *vectors, **more):
     return Item(id, tuple(vector(*one) for one in given), **more)
 
 
-def make(folder, *items, **properties):
-    """Returns a published store."""
-    store = local.LocalStore.draft(folder, PROPERTIES | properties)
+def make(path, *items, **properties):
+    """Returns a published store: in Milvus Lite if the path ends in .db."""
+    if str(path).endswith(".db"):
+        properties = {"index_kind": "FLAT"} | properties
+    store = place.find(path).draft(PROPERTIES | properties)
     store.upsert(items)
     store.publish()
     return store
