@@ -99,6 +99,7 @@ def _run(work: "_Work", old: Store, new: Store) -> None:
         label = "Embedding changed items"
         if old.state == before:
             break
+    new.prepare()
     # Nobody can write during the rest, so it should be short.
     with old.frozen():
         if old.state != before:
