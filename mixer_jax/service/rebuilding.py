@@ -101,6 +101,7 @@ def _run(work: "_Work", old: Store, new: Store, keep: int) -> None:
         label = "Embedding changed items"
         if old.state == before:
             break
+    new.prepare()
     # Writes are blocked from here on, so the rest should be short.
     with old.frozen():
         if old.state != before:

@@ -13,11 +13,14 @@ from mixer_jax.service import building, opening
 RED = np.full((8, 8, 3), [255, 0, 0], np.uint8)
 
 
+BOTH = pytest.mark.parametrize("folder", ["index", "index.db"], indirect=True)
+
+
 @pytest.fixture
-def folder(color_run, colors, tmp_path):
-    table = colors[0] / "colors.csv"
-    building.build(tmp_path / "index", workdir=color_run, table=table)
-    return tmp_path / "index"
+def folder(request, color_run, colors, tmp_path):
+    path = tmp_path / getattr(request, "param", "index")
+    building.build(path, workdir=color_run, table=colors[0] / "colors.csv")
+    return path
 
 
 def search(folder, *model, **given):
@@ -25,11 +28,12 @@ def search(folder, *model, **given):
         return index.search(RED, k=1)[0]
 
 
+@BOTH
 def test_folders_moved_together_are_found(folder, tmp_path):
     (tmp_path / "all").mkdir()
-    for name in ("index", "run", "data"):
+    for name in (folder.name, "run", "data"):
         (tmp_path / name).rename(tmp_path / "all" / name)
-    hit = search(tmp_path / "all" / "index")
+    hit = search(tmp_path / "all" / folder.name)
     assert hit.category == "red"
     assert hit.image.parent == tmp_path / "all" / "data"
 
@@ -63,6 +67,7 @@ def test_an_index_behind_a_link_finds_the_others(folder, tmp_path):
     assert search(folder).image.parent == tmp_path / "data"
 
 
+@BOTH
 def test_another_model_is_refused(folder, color_run, monkeypatch):
     model = mixer_jax.load(color_run)
     monkeypatch.setattr(mixer_jax.Model, "fingerprint", "other")
@@ -89,6 +94,18 @@ def test_an_index_is_created_once(color_run, tmp_path):
         assert dict(index.store.fields) == {"brand": "text", "size": "number"}
 
 
+def test_an_index_is_created_in_milvus(color_run, tmp_path):
+    path = tmp_path / "index.db"
+    given = {"index_kind": "FLAT", "fields": {"brand": "text"}}
+    with mixer_jax.open_index(path, color_run, **given) as index:
+        index.upsert(["a"], images=[RED], fields=[{"brand": "acme"}])
+        assert index.store.properties["index_kind"] == "FLAT"
+    with mixer_jax.open_index(path, fields={"size": "number"}) as index:
+        (hit,) = index.search(RED, where={"brand": "acme"})
+        assert hit.image[:4] == b"RIFF"  # the thumbnail
+        assert dict(index.store.fields) == {"brand": "text", "size": "number"}
+
+
 def test_an_index_may_not_know_where_its_model_is(color_run, tmp_path):
     mixer_jax.open_index(tmp_path / "new", mixer_jax.load(color_run)).close()
     with (
@@ -104,6 +121,7 @@ def test_an_index_may_not_know_where_its_model_is(color_run, tmp_path):
         ({"storage": "f61"}, "no storage 'f61'; did you mean 'f16'"),
         ({"thumbnails": -1}, "from 0 to 4096"),
         ({"fields": {"a": "x"}}, "the kind 'x'"),
+        ({"index_kind": "FLAT"}, "is for an index in Milvus"),
     ],
 )
 def test_an_invalid_new_index_is_not_created(

@@ -227,6 +227,9 @@ class Store(Protocol):
     def is_current(self) -> bool:
         """Returns whether no other generation has replaced this one."""
 
+    def prepare(self) -> None:
+        """Finishes what was written to a draft, so that `publish` is fast."""
+
     def publish(self, keep: int = 0) -> None:
         """Makes a draft the current generation of its index.
 

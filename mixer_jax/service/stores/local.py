@@ -122,6 +122,10 @@ class LocalStore:
         store._is_draft = True
         return store
 
+    def prepare(self) -> None:
+        """Writes the log of a draft back to its file."""
+        self.flush()
+
     def publish(self, keep: int = 0) -> None:
         """Makes a draft the current generation of its folder.
 

@@ -62,19 +62,27 @@ def _check(row: Row) -> None:
             )
 
 
-def item_of(rows: Sequence[Row]) -> Item | None:
-    """Returns the item of its rows; None if some of them are missing.
+def whole(rows: Sequence[Row]) -> list[Row]:
+    """Returns the valid rows of an item in their order; [] if one is missing.
 
     Args:
-      rows: the rows of one item, in any order, including invalid ones.
+      rows: rows of one item, in any order, including invalid ones.
     """
     by_place = {row["place"]: row for row in rows}
     if 0 not in by_place:
-        return None
+        return []
     head = by_place[0]
     found = [by_place.get(place) for place in range(head["vectors"])]
-    if any(row is None or row["stamp"] != head["stamp"] for row in found):
+    valid = [row for row in found if row and row["stamp"] == head["stamp"]]
+    return valid if len(valid) == len(found) else []
+
+
+def item_of(rows: Sequence[Row]) -> Item | None:
+    """Returns the item of its rows; None if one is missing; see `whole`."""
+    found = whole(rows)
+    if not found:
         return None
+    head = found[0]
     return Item(
         head["id"],
         tuple(_vector(row) for row in found),

@@ -19,6 +19,7 @@ from mixer_jax.service.stores.milvus import (
 )
 from mixer_jax.service.stores.milvus.collection import Collection
 from mixer_jax.service.stores.milvus.connection import Connection
+from mixer_jax.service.stores.milvus.rows import Row
 
 _SCANNED = 1000  # rows read at once
 _BARE = ("key", "id", "place", "stamp", "text", "content", "image")
@@ -50,7 +51,7 @@ class MilvusStore:
         """
         self._connection, self.generation = connection, collection
         self._rows = Collection(connection, collection)
-        self._is_draft = is_draft
+        self._is_draft, self._is_prepared = is_draft, False
         self.name = connection.address.name
         self.folder = connection.address.folder
         self.properties, _ = self._rows.describe()
@@ -66,7 +67,7 @@ class MilvusStore:
 
     @property
     def state(self) -> str:
-        """A digest of all rows; reading them takes a moment per million."""
+        """A digest of the keys and stamps of all rows, which it reads."""
         digest = hashlib.sha256()
         for page in self._rows.scan("", ["key", "stamp"], _SCANNED):
             for row in page:
@@ -103,20 +104,28 @@ class MilvusStore:
             declared = self.fields
             new = {} if declared else fields.declare(kinds or {})
             checked = changes.check(items, declared or new, self.dim)
-            found = self._rows.read([item.id for item in checked])
-            made, stale = [], []
-            for item in checked:
-                before = found.get(item.id, [])
-                old = rows.item_of(before)
-                merged = rows.merge(item, old)
-                if not rows.are_equal(merged, old):
-                    made.append(rows.make(merged, secrets.randbits(62)))
-                    kept = {row["key"] for row in made[-1]}
-                    stale += [r["key"] for r in before if r["key"] not in kept]
+            made, stale = self._changes(checked)
             if new:
                 self.declare(new)
             self._rows.write(made)
             self._rows.remove(stale)
+
+    def _changes(
+        self, checked: Sequence[Item]
+    ) -> tuple[list[list[Row]], list[str]]:
+        """Returns the rows to write, and the keys of those to delete then."""
+        found = self._rows.read([item.id for item in checked])
+        made, stale = [], []
+        for item in checked:
+            before = found.get(item.id, [])
+            old = rows.item_of(before)
+            merged = rows.merge(item, old)
+            if not rows.are_equal(merged, old):
+                made.append(rows.make(merged, secrets.randbits(62)))
+                kept = {row["key"] for row in made[-1]}
+                keys = [row["key"] for row in before]
+                stale += [key for key in keys if key not in kept]
+        return made, stale
 
     def delete(self, ids: Sequence[str]) -> int:
         """Removes items; returns how many existed."""
@@ -163,11 +172,7 @@ class MilvusStore:
         with self._connection.turn():
             found = self._rows.read(ids, names)
         return {
-            id: {
-                bytes.fromhex(row["content"])
-                for row in some
-                if row["stamp"] == some[0]["stamp"]
-            }
+            id: {bytes.fromhex(row["content"]) for row in rows.whole(some)}
             for id, some in found.items()
         }
 
@@ -285,6 +290,16 @@ class MilvusStore:
         """Returns whether no other generation has replaced this one."""
         return generations.current(self._connection) == self.generation
 
+    def prepare(self) -> None:
+        """Builds the index of a draft, and measures its recall."""
+        self.flush()
+        properties, _ = self._rows.describe()
+        self._rows.build_index(properties)
+        if properties["index_kind"] != "FLAT":
+            found = {"recall": str(self.measure())}
+            self._rows.record(properties | found)
+        self._is_prepared = True
+
     def publish(self, keep: int = 0) -> None:
         """Makes a draft the current generation of its index.
 
@@ -292,11 +307,8 @@ class MilvusStore:
           keep: the maximum number of earlier generations to keep; one is
             always kept.
         """
-        self.flush()
-        properties, _ = self._rows.describe()
-        self._rows.build_index(properties)
-        if properties["index_kind"] != "FLAT":
-            self._rows.record(properties | {"recall": str(self.measure())})
+        if not self._is_prepared:
+            self.prepare()
         generations.switch(self._connection, self.generation, keep)
         self._is_draft = False
 

@@ -39,6 +39,7 @@ def test_rows_of_an_earlier_write_are_not_found(store):
 def test_an_item_with_missing_rows_is_not_served(store):
     store._rows.remove([rows.key("a", 1)])
     assert store.get(["a"]) == [None]
+    assert store.contents(["a"]) == {"a": set()}
     assert list(store.iterate(5)) == [[]]
     store.upsert([item("a", (1,), (0, 1))])
     assert len(store.get(["a"])[0].vectors) == 2
