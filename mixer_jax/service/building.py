@@ -1,5 +1,6 @@
 """Builds indexes from sample tables and embeddings, and adds rows to them."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import bundle
+from mixer_jax.retrieval import bundle, zero_shot
 from mixer_jax.retrieval.model import load_trained
 from mixer_jax.retrieval.sharded import skips
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import progress, results, terminal
+from mixer_jax.runtime import paths, progress, results, terminal
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import opening, sources, writing
+from mixer_jax.service import albums, opening, sources, writing
 from mixer_jax.service.sources import Source
 from mixer_jax.service.stores import encoding, generations
 from mixer_jax.service.stores.local import LocalStore
@@ -22,6 +23,7 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 
 _ROW = 600  # bytes per item besides its embedding and thumbnail
 _THUMBNAIL = 0.1  # bytes per pixel
+_MODEL = "model"  # folder of the zero-shot model in that of the index
 
 
 class Summary(NamedTuple):
@@ -54,7 +56,8 @@ class Options(NamedTuple):
       table: the sample table; "" for none.
       embeddings: the folder or file of embeddings; "" to compute them.
       split: the split to index; "" for all.
-      images: the folder of the pictures; "" for that of the table.
+      images: the folder of the pictures; "" for that of the table. Without
+        table and embeddings, all pictures in it are items.
       batch_size: the number of documents embedded at once.
       max_skipped: the maximum share of documents with unreadable images; None
         for the value in the model's config.
@@ -68,6 +71,11 @@ class Options(NamedTuple):
     batch_size: int = 256
     max_skipped: float | None = None
 
+    @property
+    def is_album(self) -> bool:
+        """Whether the items are the pictures of a folder."""
+        return bool(self.images) and not self.table and not self.embeddings
+
 
 def build(
     out: str | os.PathLike,
@@ -79,7 +87,8 @@ def build(
 ) -> Summary:
     """Builds an index, which replaces an existing one when it is complete.
 
-    Repeating an interrupted call resumes the build.
+    Repeating an interrupted call resumes the build. If the items are pictures
+    of a folder and no model is given, published weights embed them.
 
     Args:
       out: the folder of the index.
@@ -96,6 +105,8 @@ def build(
     look = {"storage": storage, "thumbnails": thumbnails, "kinds": kinds or {}}
     opening.describe(1, "", **look)
     with generations.owned(out):
+        if options.is_album and not options.workdir:
+            options = options._replace(workdir=_save_zero_shot(out))
         trained = _load(options.workdir) if options.workdir else None
         source = _open(options, look["kinds"], trained)
         root = options.images or writing.common_root(source)
@@ -152,8 +163,21 @@ def add(folder: str | os.PathLike, **given: Any) -> Summary:
         source = _open(options, store.fields, trained)
         if trained is None:
             _check_source(store, source)
-        root = opening.find_images(store, options.images or None)
+        images = "" if options.is_album else options.images
+        root = opening.find_images(store, images or None)
         return _fill(store, source, trained, options, root)
+
+
+def _save_zero_shot(out: str | os.PathLike) -> str:
+    """Writes a zero-shot model into the folder of an index; returns its path.
+
+    The index then needs no weights of another package.
+    """
+    model = zero_shot.from_encoders()
+    generations.reserve(out)
+    place = os.path.join(out, _MODEL)
+    model.save(place)
+    return place
 
 
 def _load(workdir: str | os.PathLike) -> Trained:
@@ -164,6 +188,9 @@ def _load(workdir: str | os.PathLike) -> Trained:
 def _open(
     options: Options, kinds: Mapping[str, str], trained: Trained | None
 ) -> Source:
+    if options.is_album:
+        folder = paths.local(options.images, "A picture")
+        return dataclasses.replace(albums.open_source(folder), kinds=kinds)
     roots = "" if trained is None else trained.config.data.image_roots
     return sources.open_source(
         path=options.table or None,
