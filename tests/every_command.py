@@ -7,7 +7,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mixer_jax import categorize, embed, evaluate, export, index, report, sweep
+from mixer_jax import (
+    categorize,
+    compare,
+    embed,
+    evaluate,
+    export,
+    index,
+    report,
+    sweep,
+)
 from mixer_jax.data import check, read
 from mixer_jax.demo import simulate
 
@@ -54,6 +63,14 @@ COMMANDS = {
     "evaluate": Command(
         evaluate.main,
         lambda i, out: [f"--workdir={i.run}/stage2", f"--out={out}"],
+        "made.json",
+    ),
+    "compare": Command(
+        compare.main,
+        lambda i, out: (
+            [f"--current={i.run}/stage1", f"--workdir={i.run}/stage2"]
+            + [f"--table={i.table}", f"--out={out}"]
+        ),
         "made.json",
     ),
     "export": Command(

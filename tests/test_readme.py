@@ -157,7 +157,8 @@ def _own_data(folder):
 
 def test_every_block_is_tested():
     words = ["quickstart.sh", "own_data.py", "categorize"]
-    words += ["mixer_jax.serve", "stage1", "test.sh"]
+    words += ["runs/quickstart/index", "stage1", "test.sh"]
+    words += ["--images=pictures"]
     run = [command for word in words for command in _commands(word)]
     for block in BLOCKS:
         assert set(block.strip().splitlines()) <= set(run)
@@ -184,11 +185,27 @@ def test_quickstart_runs(clone):
     # Test the search here because the stages are already trained.
     index, serve = (
         command.replace("runs/quickstart", "runs/smoke")
-        for command in _commands("mixer_jax.serve")
+        for command in _commands("runs/quickstart/index")
     )
     assert "items" in _run(index, clone)
     picture = next((clone / "runs/smoke/data/images/twemoji").iterdir())
     assert len(_serve_one(serve, clone, picture)) == 12
+
+
+@pytest.mark.slow
+def test_a_folder_of_pictures_is_searched_in_three_commands(clone):
+    for shape, folder in enumerate(("round", "square")):
+        (clone / "pictures" / folder).mkdir(parents=True)
+        for hue in range(0, 360, 60):
+            _draw(clone / f"pictures/{folder}/{hue}.png", hue, shape)
+    install, index, serve = _commands("--images=pictures")
+    assert "up to date" in _run(install, clone)
+    assert "index of 12 items" in _run(index, clone)
+    picture = clone / "pictures/square/120.png"
+    hits = _serve_one(serve, clone, picture)
+    assert len(hits) == 12
+    assert hits[0]["id"] == "square/120.png"
+    assert hits[0]["score"] > 0.99
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Builds indexes from sample tables and embeddings, and adds rows to them."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import bundle
+from mixer_jax.retrieval import bundle, zero_shot
 from mixer_jax.retrieval.model import load_trained
 from mixer_jax.retrieval.sharded import skips
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.runtime import progress, results, terminal
+from mixer_jax.runtime import paths, progress, results, terminal
 from mixer_jax.runtime.errors import UserError
-from mixer_jax.service import opening, sources, writing
+from mixer_jax.service import albums, opening, sources, writing
 from mixer_jax.service.sources import Source
 from mixer_jax.service.stores import encoding, place
 from mixer_jax.service.stores.interface import Place, Store
@@ -55,7 +56,8 @@ class Options(NamedTuple):
       table: the sample table; "" for none.
       embeddings: the folder or file of embeddings; "" to compute them.
       split: the split to index; "" for all.
-      images: the folder of the pictures; "" for that of the table.
+      images: the folder of the pictures; "" for that of the table. Without
+        table and embeddings, all pictures in it are items.
       batch_size: the number of documents embedded at once.
       max_skipped: the maximum share of documents with unreadable images; None
         for the value in the model's config.
@@ -68,6 +70,11 @@ class Options(NamedTuple):
     images: str = ""
     batch_size: int = 256
     max_skipped: float | None = None
+
+    @property
+    def is_album(self) -> bool:
+        """Whether the items are the pictures of a folder."""
+        return bool(self.images) and not self.table and not self.embeddings
 
 
 def build(
@@ -82,7 +89,8 @@ def build(
 ) -> Summary:
     """Builds an index; once complete, it replaces an existing one.
 
-    Repeating an interrupted call resumes the build.
+    Repeating an interrupted call resumes the build. If the items are pictures
+    of a folder and no model is given, published weights embed them.
 
     Args:
       out: the folder or the address of the index.
@@ -108,6 +116,8 @@ def build(
     where = place.find(out)
     where.check(opening.describe(1, "", **look))
     with where.owned():
+        if options.is_album and not options.workdir:
+            options = options._replace(workdir=_save_zero_shot(where))
         trained = _load(options.workdir) if options.workdir else None
         source = _open(options, look["kinds"], trained)
         root = options.images or writing.common_root(source)
@@ -164,8 +174,19 @@ def add(index: str | os.PathLike, **given: Any) -> Summary:
         source = _open(options, store.fields, trained)
         if trained is None:
             _check_source(store, source)
-        root = opening.find_images(store, options.images or None)
+        images = "" if options.is_album else options.images
+        root = opening.find_images(store, images or None)
         return _fill(store, source, trained, options, root)
+
+
+def _save_zero_shot(where: Place) -> str:
+    """Writes a zero-shot model into an index; returns its path.
+
+    The index then needs no weights of another package.
+    """
+    folder = where.folder_of_model()
+    zero_shot.from_encoders().save(folder)
+    return str(folder)
 
 
 def _load(workdir: str | os.PathLike) -> Trained:
@@ -176,6 +197,9 @@ def _load(workdir: str | os.PathLike) -> Trained:
 def _open(
     options: Options, kinds: Mapping[str, str], trained: Trained | None
 ) -> Source:
+    if options.is_album:
+        folder = paths.local(options.images, "A picture")
+        return dataclasses.replace(albums.open_source(folder), kinds=kinds)
     roots = "" if trained is None else trained.config.data.image_roots
     return sources.open_source(
         path=options.table or None,

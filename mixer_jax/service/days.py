@@ -39,13 +39,10 @@ from mixer_jax.service.stores.local import LocalStore
 from mixer_jax.training.checkpoint import workdir
 
 KEPT = 3  # earlier generations, and so days, to which a shop can return
-CLICKS, COMPARISON, DECISION = (
-    "clicks.parquet",
-    "comparison.json",
-    "decision.json",
-)
+CLICKS = "clicks.parquet"
+COMPARISON, DECISION = "comparison.json", "decision.json"
 _SWITCHED = (compare.BETTER, compare.NOT_WORSE)  # verdicts that switch
-_COLUMNS = tables.Layout(("query_id", "item_id", "exposures", "clicks"))
+_LAYOUT = tables.Layout(recorded.CLICK_COLUMNS)
 
 
 def index_of(shop: str | os.PathLike) -> pathlib.Path:
@@ -103,12 +100,16 @@ def begin(
     new = _count_new(log.clicks, last)
     if not new:
         return f"There are no new clicks in {os.fspath(events)}."
+    targets = {
+        "current": model,
+        "previous": previous,
+        recorded.PICTURES: pathlib.Path(events, recorded.PICTURES),
+        "items": source.folder,
+    }
     files.make_folder(folder)
     with folder_lock.hold(folder, "--day"):
-        _link(folder / "current", model)
-        _link(folder / "previous", previous)
-        _link(folder / recorded.PICTURES, events, recorded.PICTURES)
-        _link(folder / "items", source.folder)
+        for name, target in targets.items():
+            _link(folder / name, target)
         _write(folder, log, items)
     left = [f"{n:,} {reason}" for reason, n in log.left_out.items() if n]
     return (
@@ -125,20 +126,17 @@ def _write(
     images = [name and f"items/{name}" for name in items["image"]]
     columns = {"item_id": items[sources.ITEM], "image": images}
     rows = pd.DataFrame(columns | {"text": items["text"]})
-    clicks = log.clicks.astype(str)
-    for name, frame in (
-        ("queries.csv", log.queries),
-        ("items.csv", rows),
-        (CLICKS, clicks),
-    ):
+    written = {"queries.csv": log.queries, "items.csv": rows}
+    written[CLICKS] = log.clicks.astype(str)
+    for name, frame in written.items():
         files.write(folder / name, tables.writer(frame, folder / name))
 
 
-def _link(place: pathlib.Path, *target: str | os.PathLike | None) -> None:
+def _link(place: pathlib.Path, target: paths.Path | None) -> None:
     """Makes a symbolic link, unless there is no target."""
     place.unlink(missing_ok=True)
-    if target[0] is not None:
-        place.symlink_to(paths.absolute(pathlib.Path(*target)))
+    if target is not None:
+        place.symlink_to(paths.absolute(target))
 
 
 def _days(folder: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -154,7 +152,7 @@ def _last_clicks(folder: pathlib.Path) -> pd.DataFrame | None:
     """Returns the clicks of the last day that has some."""
     for other in _days(folder):
         if (other / CLICKS).exists():
-            frame = tables.read(other / CLICKS, _COLUMNS)
+            frame = tables.read(other / CLICKS, _LAYOUT)
             return frame.astype({"exposures": int, "clicks": int})
     return None
 
@@ -210,7 +208,8 @@ def decide(shop: str | os.PathLike, day: str) -> str:
     folder, index = day_of(shop, day), index_of(shop)
     place = folder / DECISION
     if place.exists():
-        return json.loads(place.read_text("utf-8"))["message"]
+        message = json.loads(place.read_text("utf-8"))["message"]
+        return f"This was decided before. {message}"
     verdict = compare.read(folder / COMPARISON)["verdict"]
     switched = verdict in _SWITCHED
     if switched:

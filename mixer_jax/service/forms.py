@@ -43,7 +43,10 @@ _OPTIONS = {
         "columns sample_id and embedding"
     },
     "split": {"help": "split to index (default: all)"},
-    "images": {"help": "folder of the pictures (default: that of the table)"},
+    "images": {
+        "help": "folder of the pictures (default: that of the table); without "
+        "--table and --embeddings, all pictures in it are items"
+    },
     "batch-size": {"type": numbers.batch_size, "help": "documents per batch"},
     "max-skipped": {"type": numbers.share, "help": table.MAX_SKIPPED_HELP},
     "fields": {"help": "columns to filter by, as in brand,price:number"},

@@ -99,7 +99,8 @@ def open_source(
     if path is None and embeddings is None:
         raise UserError(
             "There is nothing to index; name a sample table with --table=FILE, "
-            "or embeddings with --embeddings=PATH."
+            "a folder of pictures with --images=FOLDER, or embeddings with "
+            "--embeddings=PATH."
         )
     if split and path is None:
         raise UserError("A split can only be selected from a --table.")

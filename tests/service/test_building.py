@@ -8,6 +8,7 @@ import pytest
 import mixer_jax
 from mixer_jax import embed
 from mixer_jax.data.tables import table
+from mixer_jax.retrieval.model import Model
 from mixer_jax.retrieval.sharded import embedder
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import tables
@@ -301,3 +302,43 @@ def test_embeddings_have_the_precision_of_the_export(given, tmp_path):
     rows = pq.read_table(tmp_path / "all.parquet")
     stored = np.stack(rows["embedding"].to_pylist())
     np.testing.assert_allclose(stored, embeddings(tmp_path / "index"))
+
+
+def test_a_folder_of_pictures_needs_no_model(
+    trained, colors, tmp_path, monkeypatch
+):
+    """The index holds the model that embeds them."""
+    calls = []
+
+    def from_encoders():
+        calls.append(len(calls))
+        return Model(trained)
+
+    monkeypatch.setattr(building.zero_shot, "from_encoders", from_encoders)
+    root, _ = colors
+    out = tmp_path / "index"
+    assert building.build(out, images=str(root)).items == 24
+    moved = out.rename(tmp_path / "moved")
+    with mixer_jax.open_index(moved) as index:
+        (hit,) = index.search(root / "red_query_forward.png", k=1)
+        assert hit.id == "red_query_forward.png"
+        assert hit.image == root / hit.id
+    # Only new pictures are embedded later, with the model of the index.
+    (root / "more.png").write_bytes(
+        (root / "red_query_forward.png").read_bytes()
+    )
+    added = building.add(moved, images=str(root))
+    assert (added.written, added.items, calls) == (1, 25, [0])
+
+
+def test_an_interrupted_build_of_pictures_is_repeated(
+    trained, colors, tmp_path, monkeypatch
+):
+    model = Model(trained)
+    monkeypatch.setattr(building.zero_shot, "from_encoders", lambda: model)
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_open", None)  # after the model was saved
+        with pytest.raises(TypeError):
+            building.build(tmp_path / "index", images=str(colors[0]))
+    summary = building.build(tmp_path / "index", images=str(colors[0]))
+    assert summary.items == 24

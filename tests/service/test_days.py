@@ -133,7 +133,8 @@ def test_a_decision_is_made_once(shop, color_run):
     assert "is not worse; the index was switched to it" in message
     assert serving(shop) == ("items-2.sqlite", folder / "model")
     upkeep.roll_back(shop / "index")
-    assert days.decide(shop, "2026-01-01") == message
+    again = days.decide(shop, "2026-01-01")
+    assert again == f"This was decided before. {message}"
     assert serving(shop) == ("items-1.sqlite", color_run / "stage1")
 
 

@@ -25,6 +25,7 @@ from mixer_jax.runtime.tabular import boxes
 QUERY = r"[0-9a-f]{32}(?:_[0-9]{1,9}){0,4}"
 PICTURES = "pictures"
 QUERY_COLUMNS = ("query_id", "image", *boxes.COLUMNS)
+CLICK_COLUMNS = ("query_id", "item_id", "exposures", "clicks")
 
 
 class Recorded(NamedTuple):
@@ -49,8 +50,8 @@ def exists(folder: str | os.PathLike) -> bool:
 def read(folder: str | os.PathLike, item_ids: Collection[str]) -> Recorded:
     """Counts the events of a folder, while a service may write to it.
 
-    Duplicate events count once. Events of unknown items, of pictures that are
-    missing, and incomplete lines are left out.
+    An exposure and its click are one exposure. Events of unknown items or of
+    missing pictures are left out, as are incomplete lines.
 
     Args:
       folder: the folder that the service writes to.
@@ -59,35 +60,44 @@ def read(folder: str | os.PathLike, item_ids: Collection[str]) -> Recorded:
     Raises:
       UserError: if there is no such folder, or a file cannot be read.
     """
-    folder, left_out = pathlib.Path(folder), collections.Counter()
+    folder = pathlib.Path(folder)
     if not exists(folder):
         raise UserError(
             f"No events were recorded in {folder}; start the service with "
             f"--events={folder}."
         )
     pictures = {path.stem: path for path in list_pictures(folder / PICTURES)}
-    known = set(item_ids)
-    counter, parts = event_counts.Counter(None), {}
-    for query, item, *seen in _events(folder, left_out):
-        if query not in pictures:
+    counts, left_out = _count(folder, pictures, set(item_ids))
+    rows = sorted((*pair, *count[:2]) for pair, count in counts.items())
+    used = sorted({query for query, _ in counts})
+    return Recorded(
+        pd.DataFrame(
+            [query_row(pictures[query]) for query in used],
+            columns=QUERY_COLUMNS,
+        ),
+        pd.DataFrame(rows, columns=CLICK_COLUMNS),
+        left_out,
+    )
+
+
+def _count(
+    folder: pathlib.Path, queries: Collection[str], items: Collection[str]
+) -> tuple[dict[tuple[str, str], event_counts.Counts], collections.Counter]:
+    """Returns the counts of each pair, and those of events left out."""
+    left_out: collections.Counter = collections.Counter()
+    counter = event_counts.Counter(None)
+    parts: dict[tuple[str, str], event_counts.Part] = {}
+    for query, item, moment, clicked, session in _events(folder, left_out):
+        if query not in queries:
             left_out["without a picture"] += 1
-        elif item not in known:
+        elif item not in items:
             left_out["with unknown items"] += 1
         else:
-            moment, clicked, session = seen
             pair = (query, item)
             part = parts.get(pair) or counter.create_accumulator()
             parts[pair] = counter.add_input(part, (session, moment, clicked))
     counts = {pair: counter.extract_output(parts[pair]) for pair in parts}
-    left_out["duplicates"] += sum(count[4] for count in counts.values())
-    rows = sorted((*pair, *count[:2]) for pair, count in counts.items())
-    names = ["query_id", "item_id", "exposures", "clicks"]
-    clicks = pd.DataFrame(rows, columns=names)
-    queries = [
-        query_row(pictures[one]) for one in sorted({q for q, _ in parts})
-    ]
-    frame = pd.DataFrame(queries, columns=QUERY_COLUMNS)
-    return Recorded(frame, clicks, left_out)
+    return counts, left_out
 
 
 def list_pictures(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -119,6 +119,17 @@ def owned(folder: str | os.PathLike) -> Iterator[None]:
         yield
 
 
+def reserve(folder: str | os.PathLike) -> None:
+    """Marks a folder as that of an index, which may hold other files then.
+
+    Only the owner of the folder may call this; see `folder_lock`.
+    """
+    folder = pathlib.Path(folder)
+    files.make_folder(folder)
+    if not (folder / INDEX).exists():
+        _write(folder, "")
+
+
 def begin(
     folder: str | os.PathLike, properties: dict[str, Any]
 ) -> pathlib.Path:
@@ -131,10 +142,8 @@ def begin(
       folder: the index's folder, which may be missing.
       properties: identify the work; see `database.create`.
     """
+    reserve(folder)
     folder = pathlib.Path(folder)
-    files.make_folder(folder)
-    if not (folder / INDEX).exists():
-        _write(folder, "")
     current = _current(folder)
     # Files after the current one are drafts, or were rolled back.
     last = _number(current) if current else 0

@@ -291,6 +291,13 @@ class Place(Protocol):
             and anything else that identifies the work.
         """
 
+    def folder_of_model(self) -> pathlib.Path:
+        """Returns where the index itself can hold a model.
+
+        Raises:
+          UserError: if it cannot.
+        """
+
     def earlier(self) -> list[str]:
         """Returns the generations to return to, latest first."""
 

@@ -17,6 +17,8 @@ from mixer_jax.service.stores.local import LocalStore
 from mixer_jax.service.stores.milvus import address, options
 from mixer_jax.service.stores.milvus.place import MilvusPlace
 
+_MODEL = "model"  # folder in that of an index
+
 
 def find(index: str | os.PathLike) -> Place:
     """Returns where an index is, or is to be built.
@@ -72,6 +74,11 @@ class LocalPlace:
     def draft(self, properties: Mapping[str, Any]) -> LocalStore:
         """Begins, or continues, a generation; see `LocalStore.draft`."""
         return LocalStore.draft(self.folder, properties)
+
+    def folder_of_model(self) -> pathlib.Path:
+        """Returns a folder in that of the index, which is made for it."""
+        generations.reserve(self.folder)
+        return self.folder / _MODEL
 
     def earlier(self) -> list[str]:
         """Returns the names of the kept files, latest first."""

@@ -55,7 +55,6 @@ def test_a_search_and_its_click_count_once(folder):
         [BLUE, f"pictures/{BLUE}.png", "1", "2", "9", "12"],
     ]
     assert found.left_out == {
-        "duplicates": 1,
         "incomplete": 1,
         "with unknown items": 1,
         "without a picture": 1,

@@ -81,6 +81,13 @@ class MilvusPlace:
             connection.close()
             raise
 
+    def folder_of_model(self) -> pathlib.Path:
+        """Raises a `UserError`: a database holds no files."""
+        raise UserError(
+            f"The index {self.name} cannot hold a model; name one with "
+            "--workdir, such as one saved by mixer_jax.from_encoders().save()."
+        )
+
     def earlier(self) -> list[str]:
         """Returns the names of earlier collections, latest first."""
         with contextlib.closing(Connection(self._address)) as connection:

@@ -1,0 +1,52 @@
+"""Finds the pictures of a folder, as items of an index."""
+
+import collections
+import pathlib
+import re
+
+import pandas as pd
+
+from mixer_jax.data.readers import folders, walk
+from mixer_jax.data.readers.rows import LeftOut, left_out_text
+from mixer_jax.data.tables import rules
+from mixer_jax.runtime import identity
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import sources
+
+_OUTSIDE = re.compile(rules.OUTSIDE)
+
+
+def open_source(folder: pathlib.Path) -> sources.Source:
+    """Returns a source with an item per picture in a folder.
+
+    The item's ID is the picture's path in the folder, and its category is the
+    subfolder. It has no text.
+
+    Args:
+      folder: a folder; its subfolders are searched too.
+
+    Raises:
+      UserError: if there are no pictures.
+    """
+    left_out: LeftOut = collections.Counter()
+    names = []
+    for parts, files in walk.walk(folder, left_out):
+        for name in files:
+            path = "/".join((*parts, name))
+            if pathlib.Path(name).suffix.lower() not in folders.SUFFIXES:
+                left_out["files that are not images"] += 1
+            elif not walk.is_utf8(path) or _OUTSIDE.search(path):
+                left_out["with a path that an index cannot store"] += 1
+            else:
+                names.append(path)
+    if not names:
+        raise UserError(
+            f"There are no pictures in {folder}. Left out: "
+            f"{left_out_text(left_out) or 'nothing'}."
+        )
+    columns = dict.fromkeys(sources.COLUMNS, "")
+    frame = pd.DataFrame(columns, index=range(len(names)), dtype=str)
+    frame[sources.ID] = frame[sources.ITEM] = frame["image"] = names
+    frame["category_id"] = [name.rpartition("/")[0] for name in names]
+    key = identity.hash_texts(frame[sources.ID])
+    return sources.Source(folder, folder, len(frame), key, {}, frame=frame)
