@@ -3,7 +3,8 @@
     python -m mixer_jax.index build --workdir=runs/quickstart/stage3 \
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
 
-Other forms: add, delete, info, rebuild, export; `FORM --help` lists options.
+Other forms: add, calibrate, delete, info, rebuild, export; `FORM --help` lists
+options.
 Search an index with `python -m mixer_jax.serve`.
 """
 
@@ -12,7 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixer_jax.runtime import command, terminal
-from mixer_jax.service import building, exporting, forms, rebuilding, upkeep
+from mixer_jax.service import (
+    building,
+    calibrating,
+    exporting,
+    forms,
+    rebuilding,
+    upkeep,
+)
 from mixer_jax.service.stores import fields as fields_lib
 
 
@@ -53,6 +61,12 @@ def _report(summary: building.Summary) -> None:
         terminal.say(summary.skipped.with_examples())
 
 
+def _calibrate(*, index: str, **options: Any) -> None:
+    terminal.say(
+        f"Calibrated {index}: {calibrating.calibrate(index, **options)}"
+    )
+
+
 def _delete(*, index: str, id: Sequence[str] = (), ids: str = "") -> None:
     deleted, unknown = upkeep.delete(index, id, ids or None)
     terminal.say(f"Deleted {deleted} items; {unknown} IDs were not in {index}")
@@ -74,7 +88,7 @@ def _export(*, index: str, out: str) -> None:
 
 
 _WORK = dict(build=_build, add=_add, delete=_delete, info=_info)
-_WORK |= dict(rebuild=_rebuild, export=_export)
+_WORK |= dict(calibrate=_calibrate, rebuild=_rebuild, export=_export)
 
 if __name__ == "__main__":
     sys.exit(main())

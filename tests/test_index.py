@@ -88,7 +88,7 @@ def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):
 
 def test_help_lists_the_forms(capsys):
     assert index.main(["--help"]) == 0
-    assert "rebuild  embeds the items" in capsys.readouterr().out
+    assert "rebuild   embeds the items" in capsys.readouterr().out
 
 
 def test_suggested_remedy_works(build, colors, capsys):

@@ -16,6 +16,10 @@ _FORMS = {
         f"out* {_SOURCE} fields storage thumbnails",
     ),
     "add": ("adds and changes items of an index", f"index* {_SOURCE}"),
+    "calibrate": (
+        "fits the probabilities of answers to queries with known categories",
+        "index* table* split workdir max-skipped",
+    ),
     "delete": ("deletes items of an index", "index* id ids"),
     "info": ("describes an index", "index*"),
     "rebuild": (
@@ -34,7 +38,10 @@ _OPTIONS = {
         "help": "folder that mixer_jax.embed wrote, or a Parquet file with the "
         "columns sample_id and embedding"
     },
-    "split": {"help": "split to index (default: all)"},
+    "split": {
+        "help": "split to index (default: all), or whose queries to calibrate "
+        "with (default: that of the evaluation)"
+    },
     "images": {"help": "folder of the pictures (default: that of the table)"},
     "batch-size": {"type": numbers.batch_size, "help": "documents per batch"},
     "max-skipped": {"type": numbers.share, "help": table.MAX_SKIPPED_HELP},
@@ -80,4 +87,4 @@ def make_parser(form: str) -> argparse.ArgumentParser:
 
 def listing() -> str:
     """Returns a line per form."""
-    return "\n".join(f"  {name:8} {text}" for name, (text, _) in _FORMS.items())
+    return "\n".join(f"  {name:9} {text}" for name, (text, _) in _FORMS.items())

@@ -17,6 +17,7 @@ from mixer_jax.runtime.text import did_you_mean
 from mixer_jax.service.items import Index
 from mixer_jax.service.stores import encoding, fields, generations
 from mixer_jax.service.stores.local import LocalStore
+from mixer_jax.training.checkpoint.checkpoints import Trained
 
 THUMBNAILS = 256  # pixels
 _CHECKED = 1000  # maximum number of pictures checked for existence
@@ -63,7 +64,7 @@ def open_index(
             )
         properties = describe(
             model.dim, model.fingerprint, storage, thumbnails, fields or {}
-        ) | {"step": model.step}
+        ) | trained(model)
         _create(folder, properties | locate(folder, model=given, images=images))
     index = open_with(folder, model, images=images, mesh=mesh)
     if fields:
@@ -138,6 +139,12 @@ def describe(
         "thumbnails": thumbnails,
         "fields": fields.declare(kinds),
     }
+
+
+def trained(model: Model | Trained) -> dict[str, Any]:
+    """Returns the properties that describe the training of a model."""
+    known = model.calibration
+    return {"step": model.step, "calibration": known.dumps() if known else ""}
 
 
 def locate(

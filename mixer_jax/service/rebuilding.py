@@ -59,7 +59,8 @@ def rebuild(
             storage or old.storage,
             old.thumbnails,
             old.fields,
-        ) | {"step": model.step, "source": f"rebuilt from {old.path.name}"}
+        ) | {"source": f"rebuilt from {old.path.name}"}
+        properties |= opening.trained(model)
         properties |= opening.locate(
             pathlib.Path(folder), model=workdir, images=root
         )

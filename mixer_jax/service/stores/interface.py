@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from mixer_jax.retrieval.calibration import Calibration
+
 Value = str | float | bool  # of a field
 Where = Mapping[str, Any]
 
@@ -64,6 +66,8 @@ class Hit(NamedTuple):
       number: the number of the best vector, which `Store.picture` takes; -1 if
         that vector has no picture.
       image: the path of the vector's picture; see `Vector`.
+      probability: that the item shows the same thing as the query; None if it
+        is not known. Stores leave it out.
     """
 
     id: str
@@ -74,6 +78,7 @@ class Hit(NamedTuple):
     fields: Mapping[str, Value]
     number: int
     image: str
+    probability: float | None = None
 
 
 class Picture(NamedTuple):
@@ -94,11 +99,16 @@ class Store(Protocol):
       fingerprint: `bundle.fingerprint` of the model of all embeddings; "" if
         their model is unknown.
       fields: the kinds of the declared fields, by name.
+      calibration: maps cosines to probabilities; None for no calibration.
     """
 
     dim: int
     fingerprint: str
     fields: Mapping[str, str]
+    calibration: Calibration | None
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Replaces the calibration."""
 
     def upsert(
         self, items: Sequence[Item], kinds: Mapping[str, str] | None = None

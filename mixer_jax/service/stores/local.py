@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from mixer_jax.retrieval import calibration as calibration_lib
 from mixer_jax.retrieval import places
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.runtime import arrays
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.stores import (
@@ -67,6 +69,8 @@ class LocalStore:
             self.fingerprint = str(found["fingerprint"])
             self.thumbnails = int(found["thumbnails"])
             encoding.size(self.dim, self.storage)
+            if found.get("calibration"):
+                calibration_lib.loads(found["calibration"])
             for name in ("model", "images"):
                 places.load(found.get(name, []), self.path.parent)
         except (KeyError, TypeError, ValueError) as error:
@@ -148,6 +152,18 @@ class LocalStore:
         """The loss from storing embeddings with fewer bits."""
         with self._database.reading() as connection:
             return reading.loss(connection)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Maps cosines to probabilities; None for no calibration."""
+        with self._database.reading() as connection:
+            found = reading.stored_value(connection, "calibration", "")
+        return calibration_lib.loads(found) if found else None
+
+    def calibrate(self, found: Calibration) -> None:
+        """Replaces the calibration."""
+        with self._writing():
+            self._database.set(calibration=found.dumps())
 
     def declare(self, kinds: Mapping[str, str]) -> None:
         """Adds fields.
