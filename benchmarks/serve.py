@@ -1,6 +1,7 @@
 """Measures the search service under increasing load, and without HTTP.
 
-    python -m benchmarks.serve --items=100000 --seconds=5 --json=serve.json
+    python -m benchmarks.serve --items=100000 --seconds=5 --json=serve.json \
+        [--minutes=30]
 
 The server runs in this process, and the clients run in another. They search
 with photo-like JPEG pictures, which the server encodes with the quickstart's
@@ -10,16 +11,20 @@ encoder and random weights. The rows are:
     clients N  N clients, each sending one search after another
     rate R     R searches per second: at 0.8 and 3 times the capacity, which is
                the best rate of the rows above
+    minute N   with --minutes, 0.8 times the capacity, minute by minute
 
 Each row gives searches per second, searches per CPU second of this process, and
 the median and 99th percentile of the response time; for refused searches, it
-gives their number and the same percentiles.
+gives their number and the same percentiles. Any other answer ends the run. The
+rows of minutes also give the memory of this process; the exit code is 1 if its
+mean over the last tenth of them is more than 5% above that over the first.
 """
 
 import argparse
 import contextlib
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -44,12 +49,16 @@ from mixer_jax.service import opening, server
 from mixer_jax.service.batches.encoder import SIZE, Query
 from mixer_jax.service.batches.generations import Generation, Generations
 from mixer_jax.service.http import connections
+from mixer_jax.service.http.settings import DEFAULTS, Settings
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 CLIENTS = (1, 2, 4, 8, 16, 32)
 THREADS = 2  # decoding threads without the server
 PICTURES, SIDE = 64, 640
 K = 12
+MINUTE = 60.0  # seconds
+MAX_GROWTH = 0.05  # of the memory
+_SHOWN = ("_s", "_ms", "_mb")  # ends of the names of shown values
 Row = dict[str, Any]
 
 
@@ -63,21 +72,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--items", type=int, default=100_000, help="items of the index")
     add("--seconds", type=float, default=5, help="seconds per row")
+    add("--minutes", type=int, default=0, help="minutes at 0.8 of the capacity")
     add("--json", default="", help="file to write the rows to")
     given = parser.parse_args(arguments)
     try:
-        if given.items < 1 or given.seconds <= 0:
-            raise UserError("--items and --seconds must be positive.")
+        if given.items < 1 or given.seconds <= 0 or given.minutes < 0:
+            raise UserError(
+                "--items and --seconds must be positive, and --minutes not "
+                "negative."
+            )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows = measure(given.items, given.seconds)
+    rows = measure(given.items, given.seconds, given.minutes)
     printing.show(table(rows), rows, 100, given.json)
-    return 0
+    grown = growth(rows)
+    if given.minutes:
+        print(f"Memory grew by {100 * grown:.1f}% over the minutes.")
+    return int(grown > MAX_GROWTH)
 
 
 def measure(
-    items: int, seconds: float, model: Model | None = None
+    items: int, seconds: float, minutes: int = 0, model: Model | None = None
 ) -> list[Row]:
     """Returns the rows of a model, by default the quickstart's."""
     with tempfile.TemporaryDirectory() as name:
@@ -92,7 +108,10 @@ def measure(
         with Generations(open_, 50_000_000) as generations:
             rows = bare(generations.current, folder / "pictures", seconds)
             with serving(generations) as address:
-                rows += loads(address, folder / "pictures", seconds)
+                measured = loads(address, folder / "pictures", seconds)
+                rate = next(r["rate"] for r in measured if r.get("rate"))
+                rows += measured
+                rows += steady(address, folder / "pictures", rate, minutes)
     described = machine.describe(jax.devices())
     return [row | {"items": items} | described for row in rows]
 
@@ -168,7 +187,9 @@ def bare(
 
 
 @contextlib.contextmanager
-def serving(generations: Generations) -> Iterator[tuple[str, int]]:
+def serving(
+    generations: Generations, settings: Settings = DEFAULTS
+) -> Iterator[tuple[str, int]]:
     """Runs the server in a thread; yields its address."""
     made: list[connections.Server] = []
 
@@ -180,7 +201,7 @@ def serving(generations: Generations) -> Iterator[tuple[str, int]]:
     original, connections.Server = connections.Server, Server
     with server.listen("127.0.0.1", 0) as listener:
         address = listener.getsockname()
-        app = server.make_app(generations)
+        app = server.make_app(generations, settings)
         thread = threading.Thread(target=server.run, args=(app, listener))
         thread.start()
         try:
@@ -207,9 +228,39 @@ def loads(
         option = f"--rate={rate}"
         rows.append(
             load(address, folder, f"rate {rate:.0f}", option, seconds)
-            | {"factor": factor}
+            | {"factor": factor, "rate": rate}
         )
     return rows
+
+
+def steady(
+    address: tuple[str, int], folder: pathlib.Path, rate: float, minutes: int
+) -> list[Row]:
+    """Measures the server and its memory at a fixed rate, minute by minute."""
+    rows = []
+    for number in range(1, minutes + 1):
+        name = f"minute {number}"
+        row = load(address, folder, name, f"--rate={rate}", MINUTE)
+        rows.append(row | {"resident_mb": resident()})
+    return rows
+
+
+def resident() -> float:
+    """Returns the memory of this process, in MB."""
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize() / 1e6
+
+
+def growth(rows: Sequence[Row]) -> float:
+    """Returns how much the memory grew, as a share of that at the beginning.
+
+    Compares the mean over the last tenth of the minutes with the first tenth.
+    """
+    sizes = [row["resident_mb"] for row in rows if row.get("resident_mb")]
+    tenth = -(-len(sizes) // 10)
+    if not sizes:
+        return 0.0
+    return float(np.mean(sizes[-tenth:]) / np.mean(sizes[:tenth]) - 1)
 
 
 def load(
@@ -259,15 +310,17 @@ def table(rows: Sequence[Row]) -> rich.table.Table:
     """Formats the rows as a table."""
     shown = rich.table.Table(box=rich.box.SIMPLE)
     shown.add_column("load")
-    names = [
-        name for name in rows[0] if name.endswith(("_s", "_ms", "refused"))
-    ]
+    names = [name for name in rows[-1] if name.endswith((*_SHOWN, "refused"))]
     for name in names:
         shown.add_column(name, justify="right")
     for row in rows:
-        cells = ["" if row[n] is None else f"{row[n]:.4g}" for n in names]
+        cells = [_cell(row.get(name)) for name in names]
         shown.add_row(row["load"], *cells)
     return shown
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
 
 An index is a folder, or in Milvus: --out=./shop.db or http://localhost:19530.
-Other forms: add, delete, info, rebuild, roll-back, export; `FORM --help` lists
-options. Search an index with `python -m mixer_jax.serve`.
+Other forms: add, calibrate, delete, info, rebuild, roll-back, export; `FORM
+--help` lists options. Search an index with `python -m mixer_jax.serve`.
 """
 
 import sys
@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixer_jax.runtime import command, terminal
-from mixer_jax.service import building, exporting, forms, rebuilding, upkeep
+from mixer_jax.service import (
+    building,
+    calibrating,
+    exporting,
+    forms,
+    rebuilding,
+    upkeep,
+)
 from mixer_jax.service.stores import fields as fields_lib
 
 
@@ -56,6 +63,12 @@ def _report(summary: building.Summary) -> None:
         terminal.say(summary.skipped.with_examples())
 
 
+def _calibrate(*, index: str, **options: Any) -> None:
+    terminal.say(
+        f"Calibrated {index}: {calibrating.calibrate(index, **options)}"
+    )
+
+
 def _delete(*, index: str, id: Sequence[str] = (), ids: str = "") -> None:
     deleted, unknown = upkeep.delete(index, id, ids or None)
     terminal.say(f"Deleted {deleted} items; {unknown} IDs were not in {index}")
@@ -81,7 +94,7 @@ def _export(*, index: str, out: str) -> None:
 
 
 _WORK = dict(build=_build, add=_add, delete=_delete, info=_info)
-_WORK |= dict(rebuild=_rebuild, export=_export)
+_WORK |= dict(calibrate=_calibrate, rebuild=_rebuild, export=_export)
 _WORK["roll-back"] = _roll_back
 
 if __name__ == "__main__":

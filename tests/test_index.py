@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from mixer_jax import index
+from mixer_jax.retrieval import calibration
 from mixer_jax.service.stores.local import LocalStore
 
 
@@ -88,6 +89,19 @@ def test_every_form_works_in_milvus(build, colors, tmp_path, capsys):
     out = tmp_path / "all.parquet"
     assert index.main(["export", at, f"--out={out}"]) == 0
     assert "Wrote 11 rows to" in capsys.readouterr().out
+
+
+def test_an_index_is_calibrated(build, at, capsys, monkeypatch):
+    assert index.main(build) == 0
+    assert index.main(["calibrate", at, build[2]]) == 2
+    assert "needs at least 100 queries" in capsys.readouterr().err
+    monkeypatch.setattr(calibration, "MIN_QUERIES", 4)
+    monkeypatch.setattr(calibration, "FOLDS", 2)
+    assert index.main(["calibrate", at, build[2], "--split=test"]) == 0
+    found = " on 8 queries of a catalog of 12 documents"
+    assert found in capsys.readouterr().out
+    assert index.main(["info", at]) == 0
+    assert found in capsys.readouterr().out
 
 
 def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):

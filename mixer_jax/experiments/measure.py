@@ -112,6 +112,7 @@ def measure_models(
             alone,
             name,
             config.name,
+            step=trained.step,
             together=True,
         )
         excluded = sum(row["excluded"] for row in rows[:2])

@@ -1,7 +1,7 @@
 """A model bundle: a portable folder with everything needed for inference.
 
-    BUNDLE/config.json        format, fingerprint, step, and the stage's config
-                              without its paths
+    BUNDLE/config.json        format, fingerprint, step, calibration, and the
+                              stage's config without its paths
     BUNDLE/model.safetensors  parameters and batch statistics, float32
     BUNDLE/tokenizer.json     the tokenizer
     BUNDLE/README.md          the model card
@@ -30,7 +30,7 @@ from safetensors.numpy import load_file
 from mixer_jax.data.stream import text
 from mixer_jax.models import factory, zero_shot
 from mixer_jax.models.weights import originals
-from mixer_jax.retrieval import folders, model_card
+from mixer_jax.retrieval import calibration, folders, model_card
 from mixer_jax.runtime import files, paths
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import NewerFormatError, UserError
@@ -78,7 +78,8 @@ def write(
     Args:
       trained: the model.
       folder: the folder to write.
-      measures: rows from `retrieval.evaluate`, shown in the model card.
+      measures: rows from `retrieval.evaluate`, shown in the model card. Their
+        calibration replaces that of `trained`.
 
     Returns:
       The fingerprint.
@@ -90,11 +91,13 @@ def write(
     tokenizer = _tokenizer_json(trained.config)
     tensors = _flatten(trained.variables)
     digest = _digest(config, tokenizer, tensors)
+    known = calibration.choose(measures, trained.step) or trained.calibration
     meta = {
         "format": FORMAT,
         "fingerprint": digest,
         "step": trained.step,
         "categories": len(trained.category_ids),
+        "calibration": known and known._asdict(),
         "config": config.to_dict(),
     }
     card = model_card.render(meta, config, measures)
@@ -154,11 +157,12 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
       UserError: if the bundle is incomplete, damaged or of a newer format.
     """
     folder = pathlib.Path(folder)
-    config, step, digest = _read_config(folder)
+    config, meta = _read_config(folder)
     try:
         tensors = load_file(folders.find(folder, WEIGHTS))
         tokenizer = folders.find(folder, TOKENIZER).read_text("utf-8")
-        if _digest(_portable(config), tokenizer, tensors) != digest:
+        digest = _digest(_portable(config), tokenizer, tensors)
+        if digest != meta["fingerprint"]:
             raise ValueError("its files do not match its fingerprint")
     except _DAMAGE as error:
         raise _damaged(folder, error) from error
@@ -171,7 +175,8 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
         model=model,
         variables=jax.device_put(_unflatten(tensors), layout),
         category_ids=[],
-        step=step,
+        step=meta["step"],
+        calibration=meta["calibration"],
     )
 
 
@@ -195,7 +200,7 @@ def read_config(folder: str | os.PathLike) -> ConfigDict:
 
 def read_step(folder: str | os.PathLike) -> int:
     """Returns the training step at which a bundle's model was saved."""
-    return _read_config(pathlib.Path(folder))[1]
+    return _read_config(pathlib.Path(folder))[1]["step"]
 
 
 def is_bundle(folder: str | os.PathLike) -> bool:
@@ -211,8 +216,8 @@ def is_bundle(folder: str | os.PathLike) -> bool:
     return isinstance(meta, dict) and "fingerprint" in meta
 
 
-def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
-    """Returns a bundle's config, step and fingerprint."""
+def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, dict[str, Any]]:
+    """Returns a bundle's config, and its step, fingerprint and calibration."""
     path = folders.find(folder, CONFIG)
     remedy = "export it again with `python -m mixer_jax.export`"
     try:
@@ -225,7 +230,12 @@ def _read_config(folder: pathlib.Path) -> tuple[ConfigDict, int, str]:
         config.data.tokenizer = str(
             folders.find(folder, TOKENIZER).resolve().parent
         )
-        return config, int(meta["step"]), str(meta["fingerprint"])
+        known = meta.get("calibration")
+        return config, {
+            "step": int(meta["step"]),
+            "fingerprint": str(meta["fingerprint"]),
+            "calibration": known and calibration.parse(known),
+        }
     except NewerFormatError:
         raise
     except _DAMAGE as error:

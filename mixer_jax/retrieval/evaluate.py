@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.tables import table as table_lib
-from mixer_jax.retrieval import metrics
+from mixer_jax.retrieval import calibration, metrics
 from mixer_jax.runtime import (
     processes,
     progress,
@@ -33,15 +33,8 @@ Row = dict[str, Any]
 # A function that embeds the samples of a frame, all of one role: f32 [rows, D].
 Embed = Callable[[pd.DataFrame], np.ndarray]
 
-MEASURES = (
-    "identical_at_1",
-    "identical_at_5",
-    "relevance_at_1",
-    "map",
-    "map_at_r",
-    "mrr",
-)
-RANKED = 5  # top documents kept per query
+MEASURES = tuple(key for key, _, _ in metrics.DEFINITIONS)
+RANKED = calibration.ANSWERS  # top documents kept per query
 BLOCK = 1024  # queries ranked at once
 
 
@@ -133,13 +126,25 @@ def rank(
 
 
 def measure(
-    queries: Samples, documents: Samples, mesh: Mesh, together: bool = False
+    queries: Samples,
+    documents: Samples,
+    mesh: Mesh,
+    together: bool = False,
+    *,
+    tally: calibration.Tally | None = None,
 ) -> Row:
     """Returns the measures of all queries' rankings; see `rank`.
 
     Queries without a document of their category are not counted. With
     `together`, all processes measure the same samples, each on its own mesh;
     they divide the blocks of queries.
+
+    Args:
+      queries: the queries.
+      documents: the documents.
+      mesh: the devices that search the documents.
+      together: whether all processes share the work.
+      tally: counts the answers to all queries that this process ranks.
 
     Returns:
       `MEASURES` (None if no query is counted), `queries` (the number counted),
@@ -153,27 +158,22 @@ def measure(
     with progress.show(
         "Ranking documents for queries", len(category_q) / count
     ) as counted:
-        for rows, top, _, positions in rank(queries, documents, mesh, own):
-            category, group = category_q[rows], group_q[rows]
+        for rows, top, scores, positions in rank(queries, documents, mesh, own):
+            category = category_q[rows]
             top_category = np.where(top >= 0, category_d[top], -2)
             top_group = np.where(top >= 0, group_d[top], -2)
-            mask = (positions > 0).any(axis=1)
-            means = {
-                "relevance_at_1": metrics.relevance_at(
-                    top_group, group, mask, 1
-                ),
-                "map": metrics.mean_average_precision(positions, mask),
-                "map_at_r": metrics.mean_average_precision_at_r(
-                    positions, mask
-                ),
-                "mrr": metrics.mean_reciprocal_rank(positions, mask),
-            } | {
-                f"identical_at_{k}": metrics.identical_at(
-                    top_category, category, mask, k
-                )
-                for k in (1, RANKED)
-            }
+            means = metrics.of_block(
+                positions, top_category, category, top_group, group_q[rows]
+            )
             found.append([means[name] for name in MEASURES])
+            if tally is not None:
+                tally.add(
+                    category,
+                    scores,
+                    top_category == category[:, None],
+                    documents=len(category_d),
+                    exists=top >= 0,
+                )
             counted(len(top))
     result = _merge(found, together)
     image_q, image_d = _codes(queries.images, documents.images)
@@ -215,6 +215,7 @@ def evaluate(
     model: str,
     stage: str = "",
     *,
+    step: int | None = None,
     together: bool = False,
 ) -> list[Row]:
     """Evaluates one model on all parts and galleries of a sample table.
@@ -227,13 +228,16 @@ def evaluate(
       mesh: the devices that search the documents.
       model: the model's name in the rows.
       stage: the model's last training stage; "" if it has none.
+      step: the model's training step, to calibrate it; None for a baseline.
       together: see `measure`.
 
     Returns:
       Rows with the keys `model, stage, split, gallery, queries, documents`, the
-      `MEASURES`, `seconds` (for embedding and ranking) and `excluded`.
+      `MEASURES`, `seconds` (for embedding and ranking) and `excluded`; with a
+      step, also `calibration`, the fields of a `calibration.Calibration`, or
+      None if there are too few queries.
     """
-    rows = []
+    rows, tallies = [], []
     for part in table_lib.parts(frame, settings.split):
         begin = time.perf_counter()
         split = _part(settings.split, part)
@@ -243,7 +247,9 @@ def evaluate(
         names = {"model": model, "stage": stage, "split": split}
 
         def row(gallery, documents, names=names, queries=queries, begin=begin):
-            figures = measure(queries, documents, mesh, together)
+            tally = calibration.Tally()
+            figures = measure(queries, documents, mesh, together, tally=tally)
+            tallies.append(tally.collect() if together else tally)
             excluded = figures.pop("excluded")
             seconds = round(time.perf_counter() - begin, 3)
             times = {"seconds": seconds, "excluded": excluded}
@@ -254,7 +260,22 @@ def evaluate(
         if len(others):
             documents = documents.merge(make_samples(others, root, embed))
             rows.append(row("test+distractors", documents))
-    return rows + _means(rows, settings.split)
+    rows += metrics.means(rows, settings.split)
+    if step is not None:
+        _calibrate(rows, tallies, step)
+    return rows
+
+
+def _calibrate(
+    rows: list[Row], tallies: list[calibration.Tally], step: int
+) -> None:
+    """Adds calibrations to rows: those of parts, then those of all parts."""
+    galleries = [row["gallery"] for row in rows[: len(tallies)]]
+    for place, row in enumerate(rows):
+        own = [place] if place < len(tallies) else range(len(tallies))
+        chosen = [tallies[i] for i in own if galleries[i] == row["gallery"]]
+        found = calibration.try_fit(calibration.merge(chosen), step)
+        row["calibration"] = found and found._asdict()
 
 
 def table_path(config: ConfigDict) -> pathlib.Path:
@@ -367,20 +388,3 @@ def _padded(
     inside = index < last[:, None]
     index = np.minimum(index, len(rows) - 1)
     return np.where(inside, rows[index], -1).astype(np.int32)
-
-
-def _means(rows: list[Row], split: str) -> list[Row]:
-    """Returns each gallery's mean over parts; [] if there are no parts."""
-    means = []
-    for gallery in dict.fromkeys(row["gallery"] for row in rows):
-        parts = [row for row in rows if row["gallery"] == gallery]
-        if parts[0]["split"] == split:
-            continue
-        mean = parts[0] | {"split": split}
-        for name in ("queries", "documents", "seconds", "excluded"):
-            mean[name] = round(sum(row[name] for row in parts), 3)
-        for name in MEASURES:
-            values = [row[name] for row in parts if row[name] is not None]
-            mean[name] = float(np.mean(values)) if values else None
-        means.append(mean)
-    return means

@@ -152,6 +152,33 @@ def mean_reciprocal_rank(positions: np.ndarray, mask: np.ndarray) -> Mean:
     return _mean(best, mask & relevant.any(axis=1))
 
 
+def of_block(
+    positions: np.ndarray,
+    found: np.ndarray,
+    labels: np.ndarray,
+    found_groups: np.ndarray,
+    groups: np.ndarray,
+) -> dict[str, Mean]:
+    """Returns the means of a block of queries, by key of `DEFINITIONS`.
+
+    Args:
+      positions: int `[Q, R]`, see `mean_average_precision`.
+      found: int `[Q, >= 5]`, the categories of the nearest documents.
+      labels: int `[Q]`, the queries' categories.
+      found_groups: int `[Q, >= 5]`, the groups of the nearest documents.
+      groups: int `[Q]`, the queries' groups.
+    """
+    mask = (positions > 0).any(axis=1)
+    return {
+        "identical_at_1": identical_at(found, labels, mask, 1),
+        "identical_at_5": identical_at(found, labels, mask, 5),
+        "relevance_at_1": relevance_at(found_groups, groups, mask, 1),
+        "map": mean_average_precision(positions, mask),
+        "map_at_r": mean_average_precision_at_r(positions, mask),
+        "mrr": mean_reciprocal_rank(positions, mask),
+    }
+
+
 def is_row(value: Any) -> bool:
     """Returns whether a parsed JSON value is a row written by `evaluate`.
 
@@ -177,6 +204,23 @@ def is_row(value: Any) -> bool:
 def by_key(rows: Iterable[dict[str, Any]]) -> dict[tuple, dict[str, Any]]:
     """Returns a dict of rows by `KEY`; later rows replace earlier ones."""
     return {tuple(row[name] for name in KEY): row for row in rows}
+
+
+def means(rows: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """Returns each gallery's mean over parts; [] if there are no parts."""
+    found = []
+    for gallery in dict.fromkeys(row["gallery"] for row in rows):
+        parts = [row for row in rows if row["gallery"] == gallery]
+        if parts[0]["split"] == split:
+            continue
+        mean = parts[0] | {"split": split}
+        for name in ("queries", "documents", "seconds", "excluded"):
+            mean[name] = round(sum(row[name] for row in parts), 3)
+        for name, _, _ in DEFINITIONS:
+            values = [row[name] for row in parts if row[name] is not None]
+            mean[name] = float(np.mean(values)) if values else None
+        found.append(mean)
+    return found
 
 
 def _top(found: np.ndarray, k: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from mixer_jax.retrieval import (
     rows_file,
     runs,
 )
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime import threads as threads_lib
@@ -101,6 +102,11 @@ class Model:
     def step(self) -> int:
         """The number of training steps."""
         return self._trained.step
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Maps cosines to probabilities, if a bundle with one was loaded."""
+        return self._trained.calibration
 
     @property
     def fingerprint(self) -> str:
@@ -234,17 +240,15 @@ class Model:
 
         Returns:
           One row per part and gallery: `identical_at_1`, `identical_at_5`,
-          `relevance_at_1`, `map`, `map_at_r` and `mrr`, from 0 to 1, and
-          counts; see `retrieval.evaluate`.
+          `relevance_at_1`, `map`, `map_at_r` and `mrr`, from 0 to 1,
+          counts, and a calibration; see `retrieval.evaluate`.
 
         Raises:
           UserError: if the table is missing or invalid, or the split has no
             query with a document of its category.
         """
-        data, settings = (
-            self.config.data,
-            self.config.evaluate.copy_and_resolve_references(),
-        )
+        data = self.config.data
+        settings = self.config.evaluate.copy_and_resolve_references()
         if split is not None:
             settings.split = split
         if distractors is not None:
@@ -261,13 +265,9 @@ class Model:
             self._trained, path.parent, self._mesh, settings.batch_size
         )
         return evaluate.evaluate(
-            embedder,
-            frame,
-            path.parent,
-            settings,
-            self._mesh,
-            runs.OURS,
-            self.config.name,
+            *(embedder, frame, path.parent, settings, self._mesh),
+            *(runs.OURS, self.config.name),
+            step=self.step,
         )
 
     def save(self, folder: str | os.PathLike) -> None:

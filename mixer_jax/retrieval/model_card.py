@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
+from mixer_jax.retrieval import calibration
 from mixer_jax.retrieval.metrics import DEFINITIONS
 
 # Row keys whose values are shown unchanged.
@@ -86,6 +87,21 @@ of a gallery.
 None yet; run `python -m mixer_jax.evaluate` to evaluate the model.
 {% endif %}
 
+## Calibration
+
+{% if calibration %}
+`config.json` maps the cosine of a query and an answer to the probability that
+both are in one category. The map was fitted to the {{ answers }} nearest
+answers to each of {{ "{:,}".format(calibration.queries) }} queries, in a
+catalog of {{ "{:,}".format(calibration.documents) }} documents. On queries that
+were not used for the fit, its expected calibration error is **{{ error }}**,
+and {{ first_error }} for nearest answers alone. Probabilities are lower in a
+larger catalog; `python -m mixer_jax.index calibrate` fits a map for an index.
+{% else %}
+None: answers have scores, but no probabilities. The evaluation calibrates a
+model if it has at least {{ min_queries }} queries.
+{% endif %}
+
 ## Intended use and limits
 
 Searching a catalog by picture. Similar embeddings do not prove that two
@@ -107,7 +123,8 @@ def render(
     """Returns the model card as Markdown.
 
     Args:
-      meta: `fingerprint`, `step` and `categories`; see `bundle`.
+      meta: `fingerprint`, `step`, `categories` and `calibration`; see
+        `bundle`.
       config: the config of the stage.
       measures: rows from `retrieval.evaluate`.
     """
@@ -118,6 +135,7 @@ def render(
         }
         for row in measures
     ]
+    known = meta.get("calibration") or {}
     return _TEMPLATE.render(
         name=f"{config.name} ({config.model.fusion})",
         meta=meta,
@@ -128,6 +146,11 @@ def render(
         precision=config.precision,
         batch_size=config.batch_size,
         rows=rows,
+        calibration=known,
+        answers=calibration.ANSWERS,
+        error=_percent(known.get("error")),
+        first_error=_percent(known.get("first_error")),
+        min_queries=calibration.MIN_QUERIES,
         columns=_COLUMNS,
         titles=[title for _, title, _ in DEFINITIONS],
         definitions=[(title, text) for _, title, text in DEFINITIONS],

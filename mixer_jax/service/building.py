@@ -147,7 +147,7 @@ def _identify(
     made_by, dim = bundle.fingerprint(trained), trained.config.model.dim
     _check_embeddings(source, trained, made_by)
     found = opening.describe(dim, made_by, **look)
-    return found | {"source": source.key, "step": trained.step}
+    return found | {"source": source.key} | opening.trained(trained)
 
 
 def add(index: str | os.PathLike, **given: Any) -> Summary:

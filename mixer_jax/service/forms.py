@@ -17,6 +17,10 @@ _FORMS = {
         f"out* {_SOURCE} fields storage thumbnails index-kind consistency",
     ),
     "add": ("adds and changes items of an index", f"index* {_SOURCE}"),
+    "calibrate": (
+        "fits the probabilities of answers to queries with known categories",
+        "index* table* split workdir max-skipped",
+    ),
     "delete": ("deletes items of an index", "index* id ids"),
     "info": ("describes an index", "index*"),
     "rebuild": (
@@ -42,7 +46,10 @@ _OPTIONS = {
         "help": "folder that mixer_jax.embed wrote, or a Parquet file with the "
         "columns sample_id and embedding"
     },
-    "split": {"help": "split to index (default: all)"},
+    "split": {
+        "help": "split to index (default: all), or whose queries to calibrate "
+        "with (default: that of the evaluation)"
+    },
     "images": {
         "help": "folder of the pictures (default: that of the table); without "
         "--table and --embeddings, all pictures in it are items"

@@ -10,6 +10,7 @@ import numpy as np
 
 from mixer_jax.data.images.pictures import Picture
 from mixer_jax.data.tables import rules
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import references
@@ -33,6 +34,8 @@ class Hit(NamedTuple):
       fields: its fields by name.
       image: the picture that fits best: its path, or the bytes of its
         thumbnail, or None.
+      probability: that the item shows the same thing as the query; None if
+        the index has no calibration, or the query has a text.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Hit(NamedTuple):
     category: str
     fields: Mapping[str, Any]
     image: pathlib.Path | bytes | None
+    probability: float | None = None
 
 
 class Index:
@@ -182,6 +186,7 @@ class Index:
         where: interface.Where | None = None,
         offset: int = 0,
         min_score: float | None = None,
+        min_probability: float | None = None,
         group_by: str | None = None,
     ) -> list[Any]:
         """Finds the items nearest to a query, or to each of several.
@@ -198,6 +203,8 @@ class Index:
             of values, or a range, {"min": 1, "max": 5}.
           offset: the number of nearest items to leave out, for further pages.
           min_score: the minimum cosine.
+          min_probability: the minimum probability that an item shows the same
+            thing; for pictures and vectors, if the index has a calibration.
           group_by: a field; only the nearest item of each value is returned.
 
         Returns:
@@ -211,20 +218,53 @@ class Index:
         embeddings, is_one = queries.embed(
             lambda: self.model, picture, text, vector
         )
-        found = self.store.search(
+        found = self.find(
             embeddings,
             int(k),
             where=where,
             offset=int(offset),
             min_score=min_score,
             group_by=group_by,
+            min_probability=min_probability,
+            is_calibrated=text is None,
         )
         shown = [[self._show(hit) for hit in one] for one in found]
         return shown[0] if is_one else shown
 
+    def find(
+        self,
+        embeddings: np.ndarray,
+        k: int,
+        *,
+        min_probability: float | None = None,
+        is_calibrated: bool = True,
+        **options: Any,
+    ) -> list[list[interface.Hit]]:
+        """Like `Store.search`, but the hits have probabilities.
+
+        Args:
+          embeddings: f32 `[Q, D]`.
+          k: the maximum number of items per query.
+          min_probability: see `search`.
+          is_calibrated: whether the queries are like those of the calibration,
+            which are pictures without texts.
+          **options: see `Store.search`.
+
+        Raises:
+          UserError: see `search`.
+        """
+        known = self.store.calibration if is_calibrated else None
+        if min_probability is not None:
+            _check_probability(min_probability, is_calibrated, known)
+        found = self.store.search(embeddings, k=k, **options)
+        if known is None:
+            return found
+        return [_rate(hits, known, min_probability or 0.0) for hits in found]
+
     def _show(self, hit: interface.Hit) -> Hit:
         named = hit.text, hit.group, hit.category, hit.fields
-        return Hit(hit.id, hit.score, *named, self.picture(hit.id, hit.number))
+        shown = self.picture(hit.id, hit.number), hit.probability
+        return Hit(hit.id, hit.score, *named, *shown)
 
     def picture(self, id: str, number: int) -> pathlib.Path | bytes | None:
         """Returns a picture: its path, or the bytes of its thumbnail.
@@ -250,6 +290,39 @@ class Index:
         if self.images is None or not name or re.search(rules.OUTSIDE, name):
             return None
         return self.images / name
+
+
+def _rate(
+    hits: Sequence[interface.Hit], calibration: Calibration, threshold: float
+) -> list[interface.Hit]:
+    """Returns the hits with their probabilities, if these are high enough."""
+    chances = calibration.probability([hit.score for hit in hits]).tolist()
+    return [
+        hit._replace(probability=chance)
+        for hit, chance in zip(hits, chances, strict=True)
+        if chance >= threshold
+    ]
+
+
+def _check_probability(
+    value: Any, is_calibrated: bool, calibration: Calibration | None
+) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= 1:
+        raise UserError(
+            f"min_probability is {quoted(value)}; it must be a number from 0 "
+            "to 1."
+        )
+    if not is_calibrated:
+        raise UserError(
+            "min_probability is for searches by a picture alone or a vector; "
+            "leave it out, or use min_score."
+        )
+    if calibration is None:
+        raise UserError(
+            "The index has no calibration, which min_probability needs; make "
+            "one with `python -m mixer_jax.index calibrate`, or use min_score."
+        )
 
 
 def _check_count(name: str, value: Any, minimum: int) -> None:

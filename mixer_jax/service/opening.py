@@ -17,6 +17,7 @@ from mixer_jax.runtime.text import did_you_mean
 from mixer_jax.service.items import Index
 from mixer_jax.service.stores import encoding, fields, place
 from mixer_jax.service.stores.interface import Place, Store
+from mixer_jax.training.checkpoint.checkpoints import Trained
 
 THUMBNAILS = 256  # pixels
 _CHECKED = 1000  # maximum number of pictures checked for existence
@@ -77,9 +78,9 @@ def open_index(
             kinds=fields or {},
             index_kind=index_kind,
             consistency=consistency,
-        )
+        ) | trained(model)
         properties |= locate(where.folder, model=given, images=images)
-        _create(where, properties | {"step": model.step})
+        _create(where, properties)
     index = open_with(path, model, images=images, mesh=mesh)
     if fields:
         index.store.declare(fields)
@@ -162,6 +163,12 @@ def describe(
         "fields": fields.declare(kinds),
         **{name: value for name, value in options.items() if value},
     }
+
+
+def trained(model: Model | Trained) -> dict[str, Any]:
+    """Returns the properties that describe the training of a model."""
+    known = model.calibration
+    return {"step": model.step, "calibration": known.dumps() if known else ""}
 
 
 def locate(

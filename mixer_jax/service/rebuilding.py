@@ -70,7 +70,8 @@ def rebuild(
                 name: given[name] or old.properties.get(name, "")
                 for name in options.NAMES
             },
-        ) | {"step": model.step, "source": f"rebuilt from {old.generation}"}
+        ) | {"source": f"rebuilt from {old.generation}"}
+        properties |= opening.trained(model)
         properties |= opening.locate(where.folder, model=workdir, images=root)
         where.check(properties)
         with where.draft(properties) as new:

@@ -98,6 +98,7 @@ def describe(index: str | os.PathLike) -> list[str]:
             "model": " or ".join(found.get("model", [])) or "unknown",
             "step": str(found.get("step", "unknown")),
             "fingerprint": store.fingerprint or "unknown",
+            "calibration": str(store.calibration or "none"),
             "pictures": str(opening.find_images(store) or "none"),
             "thumbnails": copies,
             "fields": ",".join(kinds) or "none",

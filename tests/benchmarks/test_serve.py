@@ -31,12 +31,24 @@ def test_all_loads_are_measured(monkeypatch):
     model = Model(checkpoints.Trained(config, net, variables, [], 0))
     monkeypatch.setattr(serve, "CLIENTS", (2,))
     monkeypatch.setattr(serve, "PICTURES", 2)
-    rows = serve.measure(20, 0.2, model)
+    monkeypatch.setattr(serve, "MINUTE", 0.2)
+    rows = serve.measure(20, 0.2, 2, model)
     assert [row["load"].split()[0] for row in rows] == [
-        *("bare", "bare", "clients", "rate", "rate")
+        *("bare", "bare", "clients", "rate", "rate", "minute", "minute")
     ]
     assert all(row["per_s"] > 0 and row["p99_ms"] > 0 for row in rows)
-    assert serve.table(rows).row_count == 5
+    assert all(row["resident_mb"] > 100 for row in rows[-2:])
+    assert serve.table(rows).row_count == 7
+
+
+def test_growth_compares_the_last_minutes_with_the_first():
+    rows = [{"load": "clients 2"}]
+    rows += [
+        {"resident_mb": size} for size in [100, 104, *[200] * 16, 105, 107]
+    ]
+    assert serve.growth(rows) == pytest.approx(106 / 102 - 1)
+    assert serve.growth(rows[:3]) == pytest.approx(0.04)
+    assert serve.growth(rows[:1]) == 0
 
 
 def test_bad_options_are_reported(capsys):

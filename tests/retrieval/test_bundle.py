@@ -12,7 +12,7 @@ import pytest
 
 import mixer_jax
 from mixer_jax import embed, evaluate, export, index, serve
-from mixer_jax.retrieval import bundle, model
+from mixer_jax.retrieval import bundle, calibration, model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import opening
 
@@ -216,6 +216,35 @@ def test_the_card_lists_the_metrics_of_the_stage(color_run, tmp_path):
     assert "90.0%" not in card
     assert "license: unknown" in card
     assert "arXiv 2305.03972" in card
+
+
+def test_a_calibration_survives_export_and_copies(color_run, tmp_path):
+    known = calibration.Calibration(
+        (0.1, 0.9), (0.05, 0.8), 120, 40, 0.0123, 0.0456, 4
+    )
+    row = dict(model="mixer", stage="stage2", split="test", gallery="test")
+    row |= dict(queries=120, documents=40, identical_at_1=0.5)
+    path = color_run / "metrics.json"
+    path.write_text(json.dumps([row | {"calibration": known._asdict()}]))
+    trained, measures = model.load_measured(color_run)
+    known = known._replace(step=trained.step)
+    measures[0]["calibration"]["step"] = trained.step
+    bundle.write(trained, tmp_path / "bundle", measures)
+    found = mixer_jax.load(tmp_path / "bundle")
+    assert found.calibration == known
+    found.save(tmp_path / "copy")
+    assert mixer_jax.load(tmp_path / "copy").calibration == known
+    card = " ".join((tmp_path / "copy" / "README.md").read_text().split())
+    assert (
+        "expected calibration error is **1.2%**, and 4.6% for nearest" in card
+    )
+    assert "120 queries, in a catalog of 40 documents" in card
+    measures[0]["calibration"]["step"] += 1  # trained further since
+    bundle.write(trained, tmp_path / "later", measures)
+    assert mixer_jax.load(tmp_path / "later").calibration is None
+    change_config(tmp_path / "copy", calibration={"cosines": [1]})
+    with pytest.raises(UserError, match="is damaged"):
+        mixer_jax.load(tmp_path / "copy")
 
 
 def test_a_name_that_is_neither_folder_nor_on_the_hub_raises_an_error(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
-from mixer_jax.retrieval import embed, evaluate
+from mixer_jax.retrieval import calibration, embed, evaluate
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 
@@ -129,6 +129,55 @@ def test_evaluate_returns_rows_per_part_and_gallery_and_their_means(
     assert [r["queries"] for r in rows] == [4, 4, 4, 4, 8, 8]
     assert all(r["identical_at_1"] == 1.0 for r in rows)
     assert all(r["stage"] == "stage1" for r in rows)
+
+
+def test_models_are_calibrated_but_baselines_are_not(
+    trained, colors, monkeypatch
+):
+    root, frame = colors
+    mesh, settings = make_mesh(), (SETTINGS, make_mesh(), "color", "stage1")
+    embedder = embed.make_embedder(trained, root, mesh, 8)
+    rows = evaluate.evaluate(embedder, frame, root, *settings, step=3)
+    assert all(row["calibration"] is None for row in rows)  # few queries
+    monkeypatch.setattr(calibration, "MIN_QUERIES", 4)
+    monkeypatch.setattr(calibration, "FOLDS", 2)
+    rows = evaluate.evaluate(embedder, frame, root, *settings, step=3)
+    found = [calibration.parse(row["calibration"]) for row in rows]
+    # The last two are fitted to the queries of both parts.
+    assert [one.queries for one in found] == [4, 4, 4, 4, 8, 8]
+    assert [one.documents for one in found] == [4, 6, 4, 6, 4, 6]
+    assert {one.step for one in found} == {3}
+    assert found[-1].probability(1) > 0.7 > 0.2 > found[-1].probability(0)
+    (first, *_) = evaluate.evaluate(embedder, frame, root, *settings)
+    assert "calibration" not in first
+
+
+def test_answers_are_counted_in_all_blocks_of_all_processes(monkeypatch):
+    rng = np.random.default_rng(0)
+    queries = samples(rng.normal(size=(30, 4)), list("abcde") * 6)
+    documents = samples(rng.normal(size=(50, 4)), list("abcde") * 10)
+    whole = calibration.Tally()
+    evaluate.measure(queries, documents, make_mesh(), tally=whole)
+    assert (whole.queries, whole.answers.sum()) == (30, 150)
+    monkeypatch.setattr(evaluate, "BLOCK", 7)
+    shares = []
+    for place in range(2):
+        monkeypatch.setattr(evaluate.processes, "place", lambda p=place: (p, 2))
+        monkeypatch.setattr(evaluate.processes, "barrier", lambda *_: None)
+        monkeypatch.setattr(
+            evaluate.processes, "gather", lambda name, value: [value, value]
+        )
+        shares.append(calibration.Tally())
+        evaluate.measure(
+            queries, documents, make_mesh(), True, tally=shares[-1]
+        )
+    assert shares[0].queries == 16  # blocks 0, 2 and 4
+    both = calibration.merge(shares)
+    assert both.queries == 30
+    assert both.documents == whole.documents
+    np.testing.assert_array_equal(both.answers, whole.answers)
+    twice = shares[0].collect()
+    np.testing.assert_array_equal(twice.answers, 2 * shares[0].answers)
 
 
 def test_the_mean_is_over_parts_not_queries(trained, colors):

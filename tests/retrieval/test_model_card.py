@@ -32,3 +32,7 @@ def test_training_is_described_if_there_was_any():
     assert "1,234\ncategories" in render()
     assert "without any training" in render(categories=0)
     assert "None yet; run `python -m mixer_jax.evaluate`" in render()
+
+
+def test_a_model_without_a_calibration_says_so():
+    assert "None: answers have scores, but no probabilities." in render()

@@ -6,7 +6,10 @@ from PIL import Image
 
 import mixer_jax
 from mixer_jax.data.images import decoding
+from mixer_jax.retrieval import bundle
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.service import building, rebuilding
 
 RED, BLUE, GREEN = ((255, 0, 0), (0, 0, 255), (0, 255, 0))
 
@@ -41,6 +44,57 @@ def filled(index):
 
 def ids(hits):
     return [hit.id for hit in hits]
+
+
+def test_hits_have_probabilities_if_the_index_is_calibrated(
+    filled, model, tmp_path
+):
+    assert filled.search(picture(RED))[0].probability is None
+    with pytest.raises(UserError, match="index calibrate"):
+        filled.search(picture(RED), min_probability=0.5)
+    known = Calibration((0.0, 1.0), (0.1, 0.7), 100, 3, 0.01, 0.02, 1)
+    filled.store.calibrate(known)
+    hits = filled.search(picture(RED))
+    found = [hit.probability for hit in hits]
+    scores = [hit.score for hit in hits]
+    np.testing.assert_allclose(found, known.probability(scores))
+    assert found[0] == pytest.approx(0.7)
+    red = filled.get("r").vectors[0].embedding
+    for threshold, count in ((0.0, 3), (0.11, 1), (0.69, 1), (0.71, 0)):
+        kept = filled.search(vector=red, min_probability=threshold)
+        assert len(kept) == count, threshold
+    # The calibration was fitted to pictures.
+    assert filled.search(text="shoe")[0].probability is None
+    with pytest.raises(UserError, match="by a picture alone or a vector"):
+        filled.search(text="shoe", min_probability=0.5)
+    for bad in (-0.1, 1.1, np.nan, True, "1"):
+        with pytest.raises(UserError, match="must be a number from 0 to 1"):
+            filled.search(picture(RED), min_probability=bad)
+    with mixer_jax.open_index(tmp_path / "shop", model) as again:
+        assert again.store.calibration == known
+
+
+def test_an_index_inherits_the_calibration_of_its_model(model, tmp_path):
+    known = Calibration((0.5,), (0.3,), 100, 3, 0.01, 0.02, model.step)
+    rows = [{"calibration": known._asdict()}]
+    rows[0] |= dict(stage="s", split="test", gallery="test")
+    rows[0] |= dict(queries=1, documents=1)
+    bundle.write(model._trained, tmp_path / "bundle", rows)
+    with mixer_jax.open_index(tmp_path / "mine", tmp_path / "bundle") as index:
+        index.upsert(["r"], images=[picture(RED)])
+        assert index.search(picture(RED))[0].probability == 0.3
+    out, table = tmp_path / "built", tmp_path / "table.csv"
+    picture(RED).save(tmp_path / "red.png")
+    table.write_text(
+        "sample_id,role,image,text,category_id,group,split\n"
+        "r,document,red.png,,c,,test\n"
+    )
+    building.build(out, workdir=str(tmp_path / "bundle"), table=str(table))
+    with mixer_jax.open_index(out) as index:
+        assert index.search(picture(RED))[0].probability == 0.3
+    rebuilding.rebuild(out, tmp_path / "bundle")
+    with mixer_jax.open_index(out) as index:
+        assert index.store.calibration == known
 
 
 def test_items_are_found_by_picture_text_and_vector(filled):

@@ -26,7 +26,7 @@ Observe = Callable[[str, float], None]  # stage name, seconds
 
 
 class Options(NamedTuple):
-    """Options of a search; see `stores.interface.Store.search`."""
+    """Options of a search; see `items.Index.find`."""
 
     k: int
     offset: int = 0
@@ -34,6 +34,8 @@ class Options(NamedTuple):
     min_score: float | None = None
     group_by: str | None = None
     without: str | None = None
+    min_probability: float | None = None
+    is_calibrated: bool = True
 
     @property
     def key(self) -> str:
@@ -164,9 +166,7 @@ class Searches:
             return
         queries = np.stack([vectors[row] for row in rows])
         try:
-            found = first.generation.index.store.search(
-                queries, **options._asdict()
-            )
+            found = first.generation.index.find(queries, **options._asdict())
         except Exception as error:  # Each request reports the error.
             found = [error] * len(rows)
         for row, one in zip(rows, found, strict=True):

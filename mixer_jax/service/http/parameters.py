@@ -40,6 +40,10 @@ def _whole(minimum: int, maximum: int, text: str, **more: Any) -> Parameter:
     return Parameter({"type": "integer", **limits, "description": text} | more)
 
 
+def _number(minimum: int, maximum: int, text: str) -> Parameter:
+    return _whole(minimum, maximum, text, type="number")
+
+
 def _text(text: str, maximum: int = MAX_TEXT, in_text: bool = True):
     limits = {"minLength": 1, "maxLength": maximum}
     return Parameter({"type": "string", **limits, "description": text}, in_text)
@@ -85,14 +89,8 @@ PARAMETERS: dict[str, Parameter] = {
             'or {"min": 1, "max": 5}',
         }
     ),
-    "min_score": Parameter(
-        {
-            "type": "number",
-            "minimum": -1,
-            "maximum": 1,
-            "description": "the minimum cosine",
-        }
-    ),
+    "min_score": _number(-1, 1, "the minimum cosine"),
+    "min_probability": _number(0, 1, "the minimum probability"),
     "group_by": _text("a field; keep only the nearest item of each value", 64),
 }
 
@@ -204,6 +202,8 @@ def _options(given: Mapping[str, Any]) -> Options:
         where=where or None,
         min_score=given.get("min_score"),
         group_by=given.get("group_by"),
+        min_probability=given.get("min_probability"),
+        is_calibrated=not given.keys() & {"text", "id"},
     )
 
 

@@ -14,6 +14,10 @@ _URL: Schema = {
     "type": ["string", "null"],
     "description": "URL of the picture, relative to /v1/",
 }
+_PROBABILITY: Schema = {
+    "type": ["number", "null"],
+    "description": "that the item shows the same thing; null if not calibrated",
+}
 _FIELDS: Schema = {
     "type": "object",
     "additionalProperties": {"type": ["string", "number", "boolean"]},
@@ -71,7 +75,7 @@ def _schemas() -> dict[str, Schema]:
     query = {
         name: dict(one.schema) for name, one in parameters.PARAMETERS.items()
     }
-    result = _object(_SHOWN | {"score": _NUMBER})
+    result = _object(_SHOWN | {"score": _NUMBER, "probability": _PROBABILITY})
     answer = {"search_id": _TEXT, "results": _list(_ref("Result"))}
     item = {name: _TEXT for name in items.TEXTS} | {
         "fields": _FIELDS,

@@ -207,6 +207,7 @@ def _result(hit: Hit) -> dict[str, Any]:
     return {
         "id": hit.id,
         "score": float(hit.score),
+        "probability": hit.probability,
         "text": hit.text,
         "group": hit.group,
         "category": hit.category,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jax.sharding import Mesh
 
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.runtime.errors import UserError
 
 Value = str | float | bool  # a field's value
@@ -73,6 +74,8 @@ class Hit(NamedTuple):
       number: identifies the best vector for `Store.picture`; -1 if that vector
         has no picture.
       image: the path of the vector's picture; see `Vector`.
+      probability: that the item shows the same thing as the query; None if it
+        is not known. Stores leave it out.
     """
 
     id: str
@@ -83,6 +86,7 @@ class Hit(NamedTuple):
     fields: Mapping[str, Value]
     number: int
     image: str
+    probability: float | None = None
 
 
 class Picture(NamedTuple):
@@ -131,6 +135,13 @@ class Store(Protocol):
     @property
     def fields(self) -> Mapping[str, str]:
         """The kinds of the declared fields, by name."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Maps cosines to probabilities; None for no calibration."""
+
+    def calibrate(self, found: Calibration) -> None:
+        """Replaces the calibration."""
 
     @property
     def generation(self) -> str:

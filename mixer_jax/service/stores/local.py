@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from mixer_jax.retrieval import calibration as calibration_lib
 from mixer_jax.retrieval import places
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.stores import (
     changes,
@@ -32,8 +34,7 @@ class LocalStore:
 
     Attributes:
       path: the file of the generation; see `generations`.
-      name: the folder's name, for messages.
-      folder: the folder.
+      name, folder: the folder, for messages and as a path.
       dim: D, the number of elements of an embedding.
       fingerprint: the fingerprint of the model of all embeddings, or "".
       storage: how embeddings are stored; see `encoding`.
@@ -69,6 +70,8 @@ class LocalStore:
             self.fingerprint = str(found["fingerprint"])
             self.thumbnails = int(found["thumbnails"])
             encoding.size(self.dim, self.storage)
+            if found.get("calibration"):
+                calibration_lib.loads(found["calibration"])
             for name in ("model", "images"):
                 places.load(found.get(name, []), self.folder)
         except (KeyError, TypeError, ValueError) as error:
@@ -144,7 +147,7 @@ class LocalStore:
 
     @property
     def generation(self) -> str:
-        """The name of the generation, which is that of its file."""
+        """The name of the file."""
         return self.path.name
 
     @property
@@ -162,13 +165,25 @@ class LocalStore:
         """Returns the storage with its loss, and the size on disk."""
         with self._database.reading() as connection:
             loss = reading.loss(connection)
-        files = self.folder.glob(f"{self.path.name}*")
-        used = sum(path.stat().st_size for path in files)
+        own = self.folder.glob(f"{self.path.name}*")
+        used = sum(path.stat().st_size for path in own)
         return {
             "stored as": f"{self.storage}, cosines off by at most "
             f"{loss.worst:.2g} ({loss.mean:.2g} on average)",
             "size": f"{used / 1e6:,.1f} MB in {self.path.name}",
         }
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Maps cosines to probabilities; None for no calibration."""
+        with self._database.reading() as connection:
+            found = reading.stored_value(connection, "calibration", "")
+        return calibration_lib.loads(found) if found else None
+
+    def calibrate(self, found: Calibration) -> None:
+        """Replaces the calibration."""
+        with self._writing():
+            self._database.set(calibration=found.dumps())
 
     def declare(self, kinds: Mapping[str, str]) -> None:
         """Adds fields.

@@ -60,6 +60,7 @@ class Trained:
       variables: `params` and `batch_stats`, f32, on every device of a mesh.
       category_ids: the category id of each proxy row.
       step: the checkpoint's step.
+      calibration: see `retrieval.calibration`; None except for bundles.
     """
 
     config: ConfigDict
@@ -67,6 +68,7 @@ class Trained:
     variables: PyTree
     category_ids: Sequence[str]
     step: int
+    calibration: Any = None
 
 
 class Checkpoints:

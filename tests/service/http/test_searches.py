@@ -13,6 +13,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.service import server
 from mixer_jax.service.batches import searching
 from mixer_jax.service.batches.batching import FullError
@@ -48,6 +49,38 @@ def test_a_search_returns_the_nearest_items(client):
     assert first["score"] == pytest.approx(1, abs=1e-3)
     shown = client.get(f"/v1/{first['image']}")
     assert shown.headers["content-type"] in ("image/png", "image/jpeg")
+
+
+def test_answers_have_probabilities_if_the_index_is_calibrated(own):
+    known = Calibration((0.0, 1.0), (0.1, 0.7), 100, 12, 0.01, 0.02, 4)
+    with TestClient(server.make_app(own)) as client:
+
+        def found(**body):
+            results = ask(client, **body)["results"]
+            return [result["probability"] for result in results]
+
+        assert found(image=code("red"), k=2) == [None, None]
+        body = {"image": code("red"), "min_probability": 0.5}
+        response = client.post("/v1/search", json=body)
+        assert response.status_code == 400
+        assert "has no calibration" in response.json()["error"]
+        with own.use() as generation:
+            generation.index.store.calibrate(known)
+        assert found(image=code("red"), k=2) == pytest.approx(
+            [0.7] * 2, abs=1e-3
+        )
+        assert len(found(**body)) == 2
+        assert found(vector=[1, -1, -1], min_probability=0.71) == []
+        form = {"file": draw("red"), "min_probability": (None, "0.5")}
+        response = client.post("/v1/search", files=form)
+        assert len(response.json()["results"]) == 2
+        # The calibration was fitted to pictures.
+        assert found(text="red", k=1) == found(id="red.png", k=1) == [None]
+        for query in ({"text": "red"}, {"id": "red.png"}):
+            query |= {"min_probability": 0.5}
+            response = client.post("/v1/search", json=query)
+            assert response.status_code == 400
+            assert "by a picture alone or a" in response.json()["error"]
 
 
 def test_bytes_a_form_and_json_are_the_same_search(client):

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mixer_jax.retrieval import calibration as calibration_lib
+from mixer_jax.retrieval.calibration import Calibration
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.service.stores import changes, encoding, fields
 from mixer_jax.service.stores.interface import Bare, Hit, Item, Picture, Where
@@ -73,6 +75,18 @@ class MilvusStore:
             for row in page:
                 digest.update(f"{row['key']} {row['stamp']}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Maps cosines to probabilities; None for no calibration."""
+        found = self._rows.describe()[0].get("calibration", "")
+        return calibration_lib.loads(found) if found else None
+
+    def calibrate(self, found: Calibration) -> None:
+        """Replaces the calibration."""
+        with self._writing():
+            properties, _ = self._rows.describe()
+            self._rows.record({**properties, "calibration": found.dumps()})
 
     def declare(self, kinds: Mapping[str, str]) -> None:
         """Adds fields.

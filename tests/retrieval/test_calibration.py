@@ -1,0 +1,181 @@
+"""Probabilities fitted to the answers of simulated searches."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mixer_jax.retrieval import calibration
+from mixer_jax.runtime.errors import UserError
+
+
+def tally(cosines, right, categories=None, documents=10):
+    made = calibration.Tally()
+    if categories is None:
+        categories = np.arange(len(cosines))
+    cosines = np.asarray(cosines, np.float64)
+    made.add(categories, cosines, np.asarray(right, bool), documents=documents)
+    return made
+
+
+def simulated(queries, seed=0, answers=5):
+    """Returns a tally, and the probabilities that it was drawn from."""
+    rng = np.random.default_rng(seed)
+    cosines = np.sort(rng.uniform(0.2, 0.95, (queries, answers)), axis=1)
+    cosines = cosines[:, ::-1]
+    right = rng.random(cosines.shape) < true_probability(cosines)
+    return tally(cosines, right)
+
+
+def true_probability(cosines):
+    return 1 / (1 + np.exp(-20 * (cosines - 0.7)))
+
+
+def best_monotone_map(shares, weights):
+    """Returns the best of all maps that are constant on runs and increase."""
+    count, best = len(shares), (np.inf, None)
+    for cuts in itertools.product((False, True), repeat=count - 1):
+        runs = np.cumsum((0, *cuts))
+        totals = np.bincount(runs, weights)
+        values = (np.bincount(runs, weights * shares) / totals)[runs]
+        if (np.diff(values) >= 0).all():
+            loss = (weights * (values - shares) ** 2).sum()
+            best = min(best, (loss, values), key=lambda one: one[0])
+    return best[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_curve_is_the_best_of_all_monotone_ones(seed):
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((2001, 2), np.int64)
+    places = np.sort(rng.choice(2001, 9, replace=False))
+    counts[places] = rng.integers(0, 5, (9, 2)) + [[1, 0]]
+    cosines, probabilities = calibration._curve(counts)
+    smoothed = counts[places] + 0.0
+    smoothed[0, 1] += 1
+    smoothed[-1, 0] += 1
+    weights = smoothed.sum(axis=1)
+    expected = best_monotone_map(smoothed[:, 1] / weights, weights)
+    at = (places - 1000) / 1000
+    found = np.interp(at, cosines, probabilities)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_calibration_finds_the_probabilities_of_its_answers():
+    fitted = calibration.fit(simulated(20_000), 7)
+    cosines = np.linspace(0.2, 0.95, 50)
+    found = fitted.probability(cosines)
+    np.testing.assert_allclose(found, true_probability(cosines), atol=0.05)
+    assert (np.diff(fitted.probability(np.linspace(-1, 1, 500))) >= 0).all()
+    assert fitted.error < 0.01
+    assert fitted.first_error < 0.02
+    assert (fitted.queries, fitted.documents, fitted.step) == (20_000, 10, 7)
+    # Cosines outside those seen have the nearest probability.
+    assert fitted.probability(-1) == fitted.probabilities[0]
+    assert fitted.probability(1) == fitted.probabilities[-1]
+
+
+def test_the_error_is_measured_on_queries_that_are_not_fitted():
+    """Answers by category alone: a fit to the same answers would be exact."""
+    rng = np.random.default_rng(0)
+    cosines = rng.uniform(0.1, 0.9, (200, 1))
+    lows = tally(cosines, rng.random((200, 1)) < 0.5, np.arange(200) // 40)
+    fitted = calibration.fit(lows, 0)
+    shown = fitted.probability(cosines)
+    assert fitted.error > abs(shown.mean() - 0.5)
+    # Categories of one fold are all right, all others wrong.
+    categories = np.arange(200)
+    right = (categories % 5 == 0)[:, None]
+    found = calibration.fit(tally(cosines * 0 + 0.5, right, categories), 0)
+    # (1/5 of (1 - 1/162) and 4/5 of 40/160, with the two added answers)
+    expected = 0.2 * (1 - 1 / 162) + 0.8 * 41 / 162
+    assert found.error == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_cosines_have_one_probability():
+    right = np.arange(150)[:, None] % 3 == 0
+    fitted = calibration.fit(tally(np.full((150, 1), 0.4), right), 0)
+    assert fitted.cosines == (0.4,)
+    assert fitted.probabilities == (round(51 / 152, 6),)
+
+
+@pytest.mark.parametrize("is_right", [False, True])
+def test_no_probability_is_0_or_1_if_all_answers_agree(is_right):
+    cosines = np.linspace(0.1, 0.9, 200)[:, None]
+    fitted = calibration.fit(tally(cosines, np.full((200, 1), is_right)), 0)
+    # A right and a wrong answer are added.
+    expected = 201 / 202 if is_right else 1 / 202
+    assert fitted.probabilities == pytest.approx([expected] * 2, abs=1e-6)
+    assert fitted.error < 0.02
+
+
+@pytest.mark.parametrize(("queries", "categories"), [(99, 99), (200, 4)])
+def test_too_few_queries_are_refused(queries, categories):
+    few = tally(
+        np.full((queries, 1), 0.5),
+        np.ones((queries, 1)),
+        np.arange(queries) % categories,
+    )
+    with pytest.raises(UserError, match="at least 100 queries of at least 5"):
+        calibration.fit(few, 0)
+    assert calibration.try_fit(few, 0) is None
+
+
+def test_absent_answers_are_not_counted():
+    made = calibration.Tally()
+    cosines = np.array([[0.9, -np.inf], [0.8, 0.1]])
+    exists = np.array([[True, False], [True, True]])
+    right = np.array([[True, False], [False, False]])
+    made.add(np.array([0, 6]), cosines, right, documents=2, exists=exists)
+    assert made.answers.sum() == 3
+    assert made.answers[0, 0, 1900].tolist() == [0, 1]  # 0.9, right
+    assert made.answers[1, 0, 1800].tolist() == [1, 0]
+    assert made.answers[1, 1, 1100].tolist() == [1, 0]
+    assert (made.queries, made.documents) == (2, 4)
+
+
+def test_tallies_add_up():
+    one, other = simulated(60, seed=1), simulated(70, seed=2)
+    both = calibration.merge([one, other])
+    assert (both.answers == one.answers + other.answers).all()
+    assert (both.queries, both.documents) == (130, 1300)
+    assert (one.collect().answers == one.answers).all()
+    assert one.collect().queries == 60
+
+
+def test_a_calibration_survives_a_round_trip():
+    fitted = calibration.fit(simulated(200), 3)
+    assert calibration.loads(fitted.dumps()) == fitted
+    assert "200 queries of a catalog of 10 documents" in str(fitted)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cosines": []},
+        {"cosines": [0.5, 0.5], "probabilities": [0.1, 0.2]},
+        {"cosines": [0.1, 0.5], "probabilities": [0.2, 0.1]},
+        {"cosines": [0.1], "probabilities": [1.5]},
+        {"cosines": [0.1], "probabilities": [float("nan")]},
+        {"queries": None},
+        {"surprise": 1},
+    ],
+)
+def test_a_damaged_calibration_is_refused(change):
+    good = calibration.fit(simulated(200), 3)._asdict()
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        calibration.parse(good | change)
+    rows = [{"calibration": good | change}]
+    with pytest.raises(UserError, match=r"damaged .*evaluate the model again"):
+        calibration.choose(rows, 3)
+
+
+def test_the_largest_calibration_of_the_step_is_chosen():
+    made = calibration.fit(simulated(200), 3)
+    rows = [
+        {"calibration": made._replace(queries=q, documents=d, step=s)._asdict()}
+        for q, d, s in ((150, 9, 3), (300, 5, 3), (300, 8, 3), (400, 9, 2))
+    ]
+    chosen = calibration.choose([{}, {"calibration": None}, *rows], 3)
+    assert (chosen.queries, chosen.documents) == (300, 8)
+    assert calibration.choose(rows, 1) is None
