@@ -228,7 +228,8 @@ class Model:
         """
         if self.ignores_text:
             raise UserError(f"It cannot be explained: {self.ignores_text}.")
-        pixels = None if image is None else self._load_pixels([image], 0)[0]
+        limits = self.image_size, self.config.data.max_pixels
+        pixels = None if image is None else pictures.to_pixels(image, *limits)
         return self._explain(pixels, text, self._tokenizer)
 
     def count_tokens(self, texts: Sequence[str]) -> int:

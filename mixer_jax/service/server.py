@@ -2,7 +2,7 @@
 
 GET  /                     the page
 POST /v1/search            the nearest items; see `http.searches`
-     /v1/items             reads and writes items; see `http.items`
+     /v1/items             reads, writes and explains items; see `http.items`
 POST /v1/embeddings        embeddings; see `http.embeddings`
 POST /v1/events            records clicks; see `http.events`
 GET  /openapi.json         the description of all requests
