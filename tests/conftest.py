@@ -29,8 +29,9 @@ from mixer_jax.training.checkpoint import checkpoints, workdir
 from mixer_jax.training.config import defaults as config_lib
 from tests import color_model, several, tiny_models
 
-# launch/test.sh installs PyTorch here; no command needs it.
-sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
+# launch/test.sh installs PyTorch and Playwright here; no command needs them.
+for _package in ("torch==*", "playwright*"):
+    sys.path += map(str, pathlib.Path(sys.prefix).glob(_package))
 
 # Use the same examples in every run; add failing ones as explicit examples.
 hypothesis.settings.register_profile(
