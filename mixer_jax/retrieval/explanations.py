@@ -27,8 +27,8 @@ class Token(NamedTuple):
       token: its name in the vocabulary.
       start: where its part of the text begins, in characters.
       end: where it ends; equal to `start` for a special token.
-      share: c_t . c / |c|^2 for the concept vector c = sum_t c_t: the shares of
-        a text add up to 1, and those of tokens that pull c back are negative.
+      share: c_t . c / (c . c) for the concept vector c = sum_t c_t: the shares
+        of a text add up to 1; those of tokens that pull c back are negative.
     """
 
     token: str
@@ -96,7 +96,7 @@ def weigh(model: nn.Module, variables: Any, document: Any) -> Weights:
 def _shares(terms_BxLxD: jax.Array) -> jax.Array:
     terms_BxLxD = terms_BxLxD.astype(jnp.float32)
     dots_BxL = jnp.einsum("bld,bd->bl", terms_BxLxD, terms_BxLxD.sum(1))
-    total_Bx1 = dots_BxL.sum(1, keepdims=True)  # |c|^2, 0 without text
+    total_Bx1 = dots_BxL.sum(1, keepdims=True)  # c . c, 0 without text
     return dots_BxL / jnp.where(total_Bx1 > 0, total_Bx1, 1)
 
 

@@ -247,7 +247,8 @@ function push(wanted) {
 // Sets the controls to the state of the history.
 async function restore() {
   const asked = new URLSearchParams(location.search);
-  page = history.state.page;
+  const state = history.state ?? { page };
+  page = state.page;
   if (words) words.value = asked.get("text") || "";
   const k = asked.get("k") || OPTIONS.default_k;
   get("k").value = k;
@@ -261,7 +262,7 @@ async function restore() {
   if (saved?.box) crop.set(saved.box);
   pages.set(page, { picture, item, box: crop.box });
   run({ remember: false });
-  if (history.state.picture && !picture) {
+  if (state.picture && !picture) {
     get("status").textContent = "The picture was lost when the page was "
       + "reloaded; choose it again.";
   }
@@ -286,9 +287,17 @@ for (const [button, input] of [["choose", "file"], ["replace", "file"],
     get(input).value = "";
   };
 }
-get("picture").onerror = () => { get("frame").hidden = true; };
+get("picture").onerror = () => {
+  get("frame").hidden = get("mark").hidden = true;
+  get("stand-in").textContent = "This browser cannot show the picture.";
+  get("stand-in").hidden = false;
+};
 get("picture").onload = ({ target }) => get("frame").style.setProperty(
   "--shape", target.naturalWidth / target.naturalHeight);
+document.querySelector(".skip").onclick = (event) => {
+  event.preventDefault(); // A fragment would be a new entry of the history.
+  get("results").focus();
+};
 get("mark").onclick = () => crop.toggle();
 get("remove").onclick = remove;
 get("again").onclick = () => run({ remember: false });

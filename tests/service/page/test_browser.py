@@ -391,6 +391,8 @@ def test_errors_are_shown_and_leave_the_page_usable(page, address):
         upload(page, b"plain text")
     error = page.locator("#error")
     assert "This is plain text; a PNG" in error.inner_text()
+    assert "cannot show the picture" in page.inner_text("#stage")
+    assert page.is_hidden("#mark")
     upload(page, bytes(60_000))
     page.wait_for_selector("text=The picture is larger than 0.05 MB.")
     file = {"name": "a.txt", "mimeType": "text/plain", "buffer": b"a"}
@@ -427,7 +429,10 @@ def test_the_keyboard_suffices(page, address):
         page.keyboard.press("Enter")
     assert asked == {"k": "12", "text": "red"}
     found = shown(page)
-    tab_to(".look")
+    tab_to(".skip")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.matches('.look')")
     ring = "getComputedStyle(document.activeElement).outlineStyle"
     assert page.evaluate(ring) == "solid"
     tab_to(".ask")
