@@ -67,7 +67,7 @@ async function loadItem(wanted) {
     }
     const content = wanted.image && await load(wanted.image);
     if (item !== wanted) return;
-    showPicture(content || null);
+    await showPicture(content || null);
     if (pages.has(page)) pages.get(page).picture = picture;
   } catch { /* The search reports what is wrong. */ }
 }
@@ -228,6 +228,7 @@ function report(found, position, search) {
 function push(wanted) {
   const asked = new URLSearchParams(wanted?.asked);
   asked.delete("box");
+  if (item) asked.set("id", item.id);
   if (asked.get("k") === String(OPTIONS.default_k)) asked.delete("k");
   const saved = { picture, item, box: crop.box };
   const before = pages.get(page);
@@ -259,6 +260,9 @@ async function restore() {
   const saved = pages.get(page), id = asked.get("id");
   item = saved?.item || (id ? { id } : null);
   await showPicture(saved?.picture || null);
+  // Together with words, the item's picture is part of the query.
+  if (item && !picture && words?.value) await loadItem(item);
+  if (page !== state.page) return; // The user went on meanwhile.
   if (saved?.box) crop.set(saved.box);
   pages.set(page, { picture, item, box: crop.box });
   run({ remember: false });

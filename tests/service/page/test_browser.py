@@ -298,8 +298,14 @@ def test_a_result_is_searched_by(page, address):
         page.fill("#words", "black")
         page.click("button[type=submit]")
     assert asked == {"k": "12", "text": "black"}
-    page.go_back()
-    page.wait_for_function("location.search.includes('id=')")
+    refined = shown(page)
+    assert refined != answer(address, k=12, text="black")
+    with searching(page):
+        page.reload()
+    assert shown(page) == refined
+    with searching(page):
+        page.go_back()
+    assert shown(page) == like
     page.reload()
     assert shown(page) == like
     page.wait_for_selector("#frame")
