@@ -35,6 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--picture", required=True)
+    why = "place of the result to explain"
+    parser.add_argument("--why", type=int, default=0, help=why)
     given = parser.parse_args()
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -42,7 +44,7 @@ def main() -> None:
         )
         page = search(browser, given, **DESKTOP)
         save(page, "page")
-        page.click(".card .ask >> nth=0")
+        page.click(f".card .ask >> nth={given.why}")
         page.wait_for_selector("#why-body")
         settle(page)
         save(page, "page_why")
