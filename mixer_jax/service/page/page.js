@@ -188,7 +188,7 @@ function card(found, position, search) {
     .map(([field, value]) => `${field} ${value}`)].filter(Boolean).join(" · ");
   make("p", node, facts, "facts").title = `${found.id} · ${facts}`;
   const foot = make("div", node, "", "foot");
-  const likely = found.probability;
+  const likely = found.probability ?? undefined; // null if not calibrated
   const shown = make("b", foot, likely === undefined ? score : percent(likely));
   shown.title = likely === undefined ? `cosine ${found.score.toFixed(4)}`
     : `probability of a match; cosine ${found.score.toFixed(4)}`;

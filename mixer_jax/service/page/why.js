@@ -113,7 +113,7 @@ class Why {
     get("facts").replaceChildren();
     const rows = { ID: found.id, Category: found.category, Group: found.group,
       ...found.fields, Cosine: found.score.toFixed(4) };
-    if (found.probability !== undefined) {
+    if (typeof found.probability === "number") {
       rows.Probability = percent(found.probability);
     }
     for (const [name, value] of Object.entries(rows)) {

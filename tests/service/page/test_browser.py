@@ -392,6 +392,23 @@ def test_a_result_is_explained(page, address):
     assert page.is_hidden("#why")
 
 
+def test_probabilities_are_shown_if_there_are_any(page):
+    def add(route):
+        response = route.fetch()
+        body = response.json()
+        first, second, *_ = body["results"]
+        first["probability"], second["probability"] = 0.874, None
+        route.fulfill(response=response, json=body)
+
+    page.route("**/v1/search*", add)
+    with searching(page):
+        upload(page)
+    scores = page.locator(".card .foot b").all_inner_texts()
+    assert scores[0] == "87 %"
+    assert 0 < float(scores[1]) <= 1
+    assert 0 < float(scores[2]) <= 1
+
+
 def test_errors_are_shown_and_leave_the_page_usable(page, address):
     with searching(page):
         upload(page, b"plain text")
