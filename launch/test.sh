@@ -6,11 +6,12 @@
 # Creates .venv unless it exists, checks the style, then runs all tests,
 # including slow ones. Also installs PyTorch, for the reference implementations
 # that tests compare with; Apache Beam, for the pipelines; Sphinx, for the
-# documentation; and on Linux with x86-64, the TPU compiler. If another Python
-# is found for which requirements.txt has other versions of JAX, the fast tests
-# of models, proxies and training also run with these versions. --dry-run
-# prints every command and runs none. Ctrl-C or SIGTERM ends all started
-# processes (exit code 75).
+# documentation; Playwright, for the tests of the search page, which need a
+# Chromium and are skipped without one; and on Linux with x86-64, the TPU
+# compiler. If another Python is found for which requirements.txt has other
+# versions of JAX, the fast tests of models, proxies and training also run with
+# these versions. --dry-run prints every command and runs none. Ctrl-C or
+# SIGTERM ends all started processes (exit code 75).
 
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -56,6 +57,9 @@ install_all_apart() {
   # In .venv, the pins of Beam would hold back pillow, protobuf, pyarrow and
   # python-dateutil.
   install_apart apache-beam==2.77.0 &
+  pids+=($!)
+  # Drives the browser; its own browsers are not downloaded.
+  install_apart playwright==1.65.2 &
   pids+=($!)
   # Only needed for the documentation.
   install_apart furo==2025.12.19 myst-parser==5.2.0 sphinx==9.0.4 &

@@ -1,6 +1,5 @@
 """Fixtures, with eight CPU devices, no network and strict numerics."""
 
-import functools
 import json
 import os
 import pathlib
@@ -14,7 +13,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import flax.linen as nn
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -25,16 +23,15 @@ from absl import flags
 from PIL import Image
 
 from mixer_jax.data.tables import table
-from mixer_jax.models import factory
-from mixer_jax.models.encoders import bert, registry
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checkpoints, workdir
 from mixer_jax.training.config import defaults as config_lib
-from tests import color_model, several
+from tests import color_model, several, tiny_models
 
-# launch/test.sh installs PyTorch here; no command needs it.
-sys.path += map(str, pathlib.Path(sys.prefix).glob("torch==*"))
+# launch/test.sh installs PyTorch and Playwright here; no command needs them.
+for _package in ("torch==*", "playwright*"):
+    sys.path += map(str, pathlib.Path(sys.prefix).glob(_package))
 
 # Use the same examples in every run; add failing ones as explicit examples.
 hypothesis.settings.register_profile(
@@ -269,35 +266,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-class Quarters(nn.Module):
-    """An image encoder whose four patches are the quadrants' mean colors."""
-
-    batch_norm: str = "frozen"
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        x = images.astype(jnp.float32) / 255 - 0.5
-        batch, size = x.shape[:2]
-        x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
-        return nn.Dense(8, dtype=self.dtype)(x.reshape(batch, 4, 3))
-
-
 @pytest.fixture
 def tiny_towers(monkeypatch):
     """Random towers with tiny encoders, as if loaded from a workdir."""
-    tiny_bert = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
-    text = functools.partial(bert.Bert, tiny_bert)
-    monkeypatch.setitem(registry.IMAGE_ENCODERS, "tiny", Quarters)
-    monkeypatch.setitem(registry.TEXT_ENCODERS, "tiny", text)
-    config = config_lib.defaults()
-    config.precision = "float32"
-    config.data.image_size = 8
-    config.data.text_length = 8
-    config.model.image.name = config.model.text.name = "tiny"
-    config.model.dim = 8
-    config.evaluate.batch_size = 8
-    model = factory.make_model(config.model)
-    init = functools.partial(factory.init_variables, model, config)
-    variables = jax.jit(init)(jax.random.key(0))
-    return checkpoints.Trained(config, model, variables, [], 1)
+    return tiny_models.make(monkeypatch.setitem)

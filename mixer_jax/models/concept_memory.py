@@ -69,16 +69,23 @@ class ConceptMemory(nn.Module):
         # The mean over tokens commutes with both linear maps; computing the
         # mean first is cheaper.
         read_BxS = attention.sum(1) / count_Bx1
-        concept_BxD = nn.Dense(
+        values = nn.Dense(
             self.dim,
             use_bias=False,
             dtype=self.dtype,
             # Reads are weighted means of M_v's rows and have the same scale.
             kernel_init=nn.initializers.normal(1.0),
             name="values",
-        )(read_BxS)
-        mean_BxC = (tokens_BxLxC * mask_BxLx1).sum(1) / count_Bx1
-        concept_BxD += nn.Dense(
+        )
+        bypass = nn.Dense(
             self.dim, use_bias=False, dtype=self.dtype, name="tokens"
-        )(mean_BxC)
+        )
+        mean_BxC = (tokens_BxLxC * mask_BxLx1).sum(1) / count_Bx1
+        concept_BxD = values(read_BxS) + bypass(mean_BxC)
+        if self.is_mutable_collection("intermediates"):
+            # The concept vector is the sum of these terms, one per token.
+            terms_BxLxD = values(attention) + bypass(tokens_BxLxC * mask_BxLx1)
+            self.sow(
+                "intermediates", "terms", terms_BxLxD / count_Bx1[..., None]
+            )
         return concept_BxD.astype(jnp.float32), attention

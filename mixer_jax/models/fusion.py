@@ -69,6 +69,7 @@ class ConceptAttention(Fusion):
         )
         logits_BxP *= self.dim**-0.5 * has_text_B[:, None]
         weights_BxP = nn.softmax(logits_BxP).astype(self.dtype)
+        self.sow("intermediates", "weights", weights_BxP)  # for explanations
         # W_v commutes with the weighted mean: project the mean, not P patches.
         answer_BxC = jnp.einsum("bp,bpc->bc", weights_BxP, patches_BxPxC)
         image_BxD = self.project(patches_BxPxC.mean(1), "image")

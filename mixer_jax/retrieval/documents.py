@@ -1,5 +1,6 @@
 """Checks the pictures and texts of documents to embed."""
 
+import warnings
 from collections.abc import Sequence
 
 from mixer_jax.data.images import pictures
@@ -48,6 +49,27 @@ def require_content(images: list, texts: list[str]) -> None:
     for row, (image, one) in enumerate(zip(images, texts, strict=True)):
         if image is None and not one.strip():
             raise UserError(f"Document {row} has neither a picture nor a text.")
+
+
+def require_images(images: list, texts: list[str], reason: str) -> None:
+    """Checks the documents of a model that ignores texts; warns about texts.
+
+    Args:
+      images: pictures, with None for a missing one.
+      texts: texts, "" for none.
+      reason: why texts are ignored.
+
+    Raises:
+      UserError: if a document has no picture.
+    """
+    without = [row for row, one in enumerate(images) if one is None]
+    if without:
+        raise UserError(
+            f"Document {without[0]} has no picture, and this model cannot "
+            f"embed its text: {reason}."
+        )
+    if any(texts):
+        warnings.warn(f"Texts are ignored: {reason}.", stacklevel=3)
 
 
 def uses_text(fusion: str) -> bool:

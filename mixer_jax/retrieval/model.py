@@ -19,6 +19,7 @@ from mixer_jax.retrieval import (
     documents,
     embed,
     evaluate,
+    explanations,
     rows_file,
     runs,
 )
@@ -69,6 +70,9 @@ class Model:
             )
             for role in (table.QUERY, table.DOCUMENT)
         }
+        self._explain = explanations.Explainer(
+            trained, self._variables, self._mesh
+        )
         fusion = trained.config.model.fusion
         if not ignores_text and not documents.uses_text(fusion):
             ignores_text = f"its fusion, {fusion!r}, does not use text"
@@ -169,7 +173,7 @@ class Model:
         """
         pairs = documents.align(images, texts)
         if self.ignores_text:
-            self._require_images(*pairs)
+            documents.require_images(*pairs, self.ignores_text)
             pairs = pairs[0], [""] * len(pairs[1])
         documents.require_content(*pairs)
         some_images, some_texts = pairs
@@ -214,6 +218,24 @@ class Model:
 
         role = table.QUERY if texts is None else table.DOCUMENT
         return self._embed(role, len(pixels), load, batch_size)
+
+    def explain(
+        self, image: pictures.Picture | None, text: str = ""
+    ) -> explanations.Explanation:
+        """Explains the embedding of a document; see `Explanation`.
+
+        Args:
+          image: a picture as in `embed_queries`, or None.
+          text: the text; "" for none.
+
+        Raises:
+          UserError: if the model ignores texts, or the picture is unreadable.
+        """
+        if self.ignores_text:
+            raise UserError(f"It cannot be explained: {self.ignores_text}.")
+        limits = self.image_size, self.config.data.max_pixels
+        pixels = None if image is None else pictures.to_pixels(image, *limits)
+        return self._explain(pixels, text, self._tokenizer)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Returns the total number of tokens in texts, after truncation."""
@@ -274,19 +296,6 @@ class Model:
         """Writes the model as a bundle, which `load` reads; see `bundle`."""
         bundle.write(self._trained, folder)
 
-    def _require_images(self, images: list, texts: list[str]) -> None:
-        """Checks that each document has a picture, since texts are ignored."""
-        without = [row for row, one in enumerate(images) if one is None]
-        if without:
-            raise UserError(
-                f"Document {without[0]} has no picture, and this model cannot "
-                f"embed its text: {self.ignores_text}."
-            )
-        if any(texts):
-            warnings.warn(
-                f"Texts are ignored: {self.ignores_text}.", stacklevel=3
-            )
-
     def _document_batch(
         self, pixels: np.ndarray, has_image: np.ndarray, texts: list[str]
     ) -> Batch:
@@ -324,7 +333,8 @@ class Model:
             for start in range(0, count, batch_size):
                 rows = slice(start, min(start + batch_size, count))
                 size = _padded_size(rows.stop - start, batch_size, self._mesh)
-                batch = mesh_lib.put_batch(_pad(load(rows), size), self._mesh)
+                batch = mesh_lib.pad_batch(load(rows), size)
+                batch = mesh_lib.put_batch(batch, self._mesh)
                 yield rows, self._encode[role](self._variables, batch)
 
         result = np.zeros((count, self.dim), np.float32)
@@ -387,11 +397,3 @@ def _padded_size(count: int, batch_size: int, mesh: Mesh) -> int:
     """Rounds `count` up to a power of two, so that few shapes are compiled."""
     size = min(1 << (count - 1).bit_length(), batch_size)
     return mesh_lib.padded_rows(size, mesh)
-
-
-def _pad(batch: Batch, rows: int) -> Batch:
-    def pad(array: np.ndarray) -> np.ndarray:
-        widths = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
-        return np.pad(array, widths)
-
-    return {name: pad(array) for name, array in batch.items()}

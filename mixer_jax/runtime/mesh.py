@@ -42,6 +42,16 @@ def padded_rows(count: int, mesh: Mesh) -> int:
     return -(-count // mesh.size) * mesh.size
 
 
+def pad_batch(batch: Any, rows: int) -> Any:
+    """Pads the NumPy arrays `[B, ...]` of a pytree to `rows` rows, with 0."""
+
+    def pad(leaf: np.ndarray) -> np.ndarray:
+        widths = [(0, rows - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)
+        return np.pad(leaf, widths)
+
+    return jax.tree.map(pad, batch)
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Places this process's part of a batch on the devices.
 

@@ -279,10 +279,21 @@ class Index:
         found = self.store.picture(id, number) if number >= 0 else None
         if found is None:
             return None
-        path = self.path_of(found.image)
+        return self.find_picture(found.image, found.thumbnail)
+
+    def find_picture(
+        self, image: str, thumbnail: bytes
+    ) -> pathlib.Path | bytes | None:
+        """Returns the picture of a vector, as `picture` does.
+
+        Args:
+          image: its path relative to `images`; "" for none.
+          thumbnail: the small copy of it; b"" for none.
+        """
+        path = self.path_of(image)
         if path is not None and os.path.isfile(references.file_of(path)):
             return path
-        return found.thumbnail or path
+        return thumbnail or path
 
     def path_of(self, name: str) -> pathlib.Path | None:
         """Returns the path of a picture; None if it is not in `images`."""

@@ -2,7 +2,7 @@
 
 GET  /                     the page
 POST /v1/search            the nearest items; see `http.searches`
-     /v1/items             reads and writes items; see `http.items`
+     /v1/items             reads, writes and explains items; see `http.items`
 POST /v1/embeddings        embeddings; see `http.embeddings`
 POST /v1/events            records clicks; see `http.events`
 GET  /openapi.json         the description of all requests
@@ -19,10 +19,8 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncIterator
-from importlib import resources
 
 import anyio
-import jinja2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -38,7 +36,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from mixer_jax.runtime.errors import PassingError, UserError
-from mixer_jax.service.batches.generations import MAX_K, Generations
+from mixer_jax.service.batches.generations import Generations
 from mixer_jax.service.http import (
     connections,
     embeddings,
@@ -50,9 +48,8 @@ from mixer_jax.service.http import (
     tracing,
 )
 from mixer_jax.service.http.context import Service
-from mixer_jax.service.http.parameters import DEFAULT_K
 from mixer_jax.service.http.settings import DEFAULTS, Settings
-from mixer_jax.service.http.uploads import MEGABYTE
+from mixer_jax.service.page import rendering
 from mixer_jax.service.stores.interface import StoreError
 
 # Replacements for the router's messages.
@@ -132,8 +129,10 @@ def _pages(service: Service, settings: Settings) -> list[Route]:
     """Returns all routes except those of the API."""
 
     async def home(request: Request) -> HTMLResponse:
-        page = await anyio.to_thread.run_sync(_render, service, settings)
-        return HTMLResponse(page)
+        page = await service.read(
+            lambda generation: rendering.render(generation, settings)
+        )
+        return HTMLResponse(page, headers=rendering.headers())
 
     async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -260,28 +259,6 @@ def address(listener: socket.socket) -> str:
     """Returns the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _render(service: Service, settings: Settings) -> str:
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = resources.files(__package__).joinpath("page.html")
-    with service.generations.use() as generation:
-        model = generation.index.model
-        return environment.from_string(template.read_text("utf-8")).render(
-            count=generation.index.store.count(),
-            step=model.step,
-            has_text=not model.ignores_text,
-            records=settings.recorder is not None,
-            limit=int(settings.max_megabytes * MEGABYTE),
-            limit_text=f"{settings.max_megabytes:g} MB",
-            default_k=DEFAULT_K,
-            max_k=min(MAX_K, 100),
-        )
 
 
 def _report(request: Request, error: HTTPException) -> JSONResponse:

@@ -28,3 +28,11 @@ def test_wrong_lists_are_reported(images, texts, message):
 def test_empty_documents_are_reported():
     with pytest.raises(UserError, match="Document 1 has neither"):
         documents.require_content([None, None], ["a", " "])
+
+
+def test_texts_that_the_model_ignores_cause_a_warning():
+    with pytest.warns(UserWarning, match="Texts are ignored: because"):
+        documents.require_images([b"p"], ["a"], "because")
+    documents.require_images([b"p"], [""], "because")
+    with pytest.raises(UserError, match=r"Document 1 has no .*: because\."):
+        documents.require_images([b"p", None], ["", "a"], "because")

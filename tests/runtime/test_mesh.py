@@ -27,6 +27,12 @@ def test_padded_rows_rounds_up_to_the_mesh_size(count, rows):
     assert mesh_lib.padded_rows(count, mesh) == rows
 
 
+def test_pad_batch_appends_rows_of_zeros():
+    padded = mesh_lib.pad_batch({"x": np.ones((1, 2)), "y": np.ones(1)}, 3)
+    np.testing.assert_array_equal(padded["x"], [[1, 1], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(padded["y"], [1, 0, 0])
+
+
 def test_replicated_arrays_are_whole_on_every_device():
     mesh = mesh_lib.make_mesh()
     array = jax.device_put(np.arange(5), mesh_lib.replicated(mesh))

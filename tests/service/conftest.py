@@ -5,7 +5,7 @@ import io
 
 import jax
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 from starlette.testclient import TestClient
 
 from mixer_jax.retrieval.model import Model
@@ -14,7 +14,7 @@ from mixer_jax.service.batches.generations import Generations
 from mixer_jax.service.http.settings import DEFAULTS
 from mixer_jax.training.checkpoint import checkpoints
 from mixer_jax.training.config import defaults
-from tests import color_model
+from tests import color_model, tiny_models
 
 COLORS = ("red", "green", "blue", "yellow", "gray", "white")
 PIXELS = 50_000_000
@@ -69,6 +69,42 @@ def fill(folder, model, root):
             ],
             fields=[{"price": float(i)} for i in range(12)],
         )
+
+
+@pytest.fixture(scope="session")
+def tiny_net():
+    """Towers that look at the quarters of a picture, and at a text."""
+    with pytest.MonkeyPatch.context() as patch:
+        return Model(tiny_models.make(patch.setitem))
+
+
+def quarters(*colors):
+    """Returns the bytes of a picture of 2 x 2 colors."""
+    file, image = io.BytesIO(), Image.new("RGB", (2, 2))
+    image.putdata([ImageColor.getrgb(color) for color in colors])
+    image.resize((16, 16), Image.Resampling.NEAREST).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def looked_at(tiny_net, tmp_path_factory):
+    """An opened index of items with and without pictures and texts."""
+    root = tmp_path_factory.mktemp("looked_at")
+    names = ["flag", "gone", "plain", "words"]
+    shown = quarters("red", "blue", "white", "green")
+    for name in ("flag", "gone", "plain"):
+        (root / f"{name}.png").write_bytes(shown)
+    with opening.open_index(
+        root / "index", tiny_net, images=root, thumbnails=0
+    ) as index:
+        index.upsert(
+            names,
+            images=[*(root / f"{name}.png" for name in names[:3]), None],
+            texts=["a red flag", "a lost flag", "", "only words"],
+        )
+    (root / "gone.png").unlink()
+    with Generations(opener(root / "index", tiny_net, root), PIXELS) as made:
+        yield made
 
 
 def opener(folder, model, images=None):

@@ -51,6 +51,25 @@ class Tokenizer:
                 mask[row, : len(one.ids)] = True
         return tokens, mask
 
+    def pieces(self, text: str) -> list[tuple[str, int, int]]:
+        """Returns the tokens of a text and the parts that they stand for.
+
+        Args:
+          text: the text.
+
+        Returns:
+          For each token that `__call__` returns: its name, and where its part
+          begins and ends in `text`, in characters; both are 0 for a special
+          token.
+        """
+        if not text.strip():
+            return []
+        one = self._backend.encode(text)
+        return [
+            (token, *ends)
+            for token, ends in zip(one.tokens, one.offsets, strict=True)
+        ]
+
     def to_json(self) -> str:
         """Returns the content of a tokenizer.json that `load` can read.
 

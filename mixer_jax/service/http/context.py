@@ -13,6 +13,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.service.batches import searching
 from mixer_jax.service.batches.batching import FullError
 from mixer_jax.service.batches.generations import Generation, Generations
+from mixer_jax.service.explaining import Explanations
 from mixer_jax.service.http.keys import Keys
 from mixer_jax.service.http.metrics import Metrics
 from mixer_jax.service.http.recording import Recorder
@@ -34,6 +35,7 @@ class Service:
       keys: who may read and write.
       recorder: records searches and clicks; None to record nothing.
       searches: answers queries in batches.
+      explanations: explains items.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Service:
         keys: Keys,
         recorder: Recorder | None = None,
     ):
-        """Starts the thread that searches; `close` ends it."""
+        """Starts the threads that search and explain; `close` ends them."""
         self.generations, self.keys = generations, keys
         self.metrics, self.recorder = Metrics(), recorder
         self.reader = Reader(max_megabytes)
         self.searches = searching.Searches(self.metrics.observe)
+        self.explanations = Explanations()
         self._decoders = anyio.CapacityLimiter(_DECODERS)
         self._writer = anyio.CapacityLimiter(1)
         self._writing = searching.Admission(_WRITERS, lambda: 1.0)
@@ -71,8 +74,9 @@ class Service:
             return generation.index.store.count()
 
     def close(self) -> None:
-        """Finishes the pending searches and records."""
+        """Finishes the pending searches, explanations and records."""
         self.searches.close()
+        self.explanations.close()
         if self.recorder is not None:
             self.recorder.close()
 
@@ -87,7 +91,7 @@ class Service:
             self.searches.admission.enter(count)
         except FullError as error:
             self.metrics.refused.add(amount=count)
-            raise _busy(error) from error
+            raise busy(error) from error
         try:
             yield
         finally:
@@ -102,7 +106,7 @@ class Service:
         admission = self.searches.admission
         if admission.held >= admission.limit:
             self.metrics.refused.add()
-            raise _busy(admission.error())
+            raise busy(admission.error())
 
     async def decode(self, work: Callable[[], Result]) -> Result:
         """Runs decoding work in one of a few threads."""
@@ -123,7 +127,7 @@ class Service:
         try:
             self._writing.enter()
         except FullError as error:
-            raise _busy(error) from error
+            raise busy(error) from error
         try:
             return await anyio.to_thread.run_sync(
                 self._write, work, limiter=self._writer
@@ -144,7 +148,8 @@ class Service:
             return work(generation)
 
 
-def _busy(error: FullError) -> HTTPException:
+def busy(error: FullError) -> HTTPException:
+    """Returns the error for a request that there is no room for."""
     wait = max(1, math.ceil(error.seconds))
     return HTTPException(
         503,

@@ -1,9 +1,11 @@
-"""Reads, writes and deletes items, and shows their pictures."""
+"""Reads, writes, deletes and explains items, and shows their pictures."""
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import anyio
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,14 +14,16 @@ from starlette.routing import Route
 
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import did_you_mean, quoted
+from mixer_jax.service.batches.batching import FullError
 from mixer_jax.service.batches.encoder import SIZE
 from mixer_jax.service.batches.generations import Generation
+from mixer_jax.service.explaining import Explained
 from mixer_jax.service.http import middleware, parameters, pictures
-from mixer_jax.service.http.context import Service
+from mixer_jax.service.http.context import Service, busy
 from mixer_jax.service.http.parameters import bad
 from mixer_jax.service.http.searches import image_url
 from mixer_jax.service.http.uploads import Upload
-from mixer_jax.service.stores.interface import Item
+from mixer_jax.service.stores.interface import Item, Picture, Vector
 
 MAX_ITEMS = 1000  # per request
 MAX_IMAGES = 64  # per item
@@ -41,6 +45,7 @@ def routes(service: Service, max_pixels: int) -> list[Route]:
     return [
         Route("/v1/items", handler.write_several, methods=write),
         Route(f"{one}/image", handler.picture),
+        Route(f"{one}/why", handler.explain),
         Route(one, handler.read),
         Route(one, handler.write, methods=["PUT"]),
         Route(one, handler.delete, methods=["DELETE"]),
@@ -92,11 +97,7 @@ class _Handler:
     async def picture(self, request: Request) -> Response:
         """Answers GET /v1/items/ID/image."""
         self._service.keys.require_read(request)
-        id, digits = _id(request), request.query_params.get("vector")
-        # int() raises an error for thousands of digits.
-        if digits is not None and not re.fullmatch("[0-9]{1,18}", digits):
-            raise bad(f"vector is {digits[:20]!r}; it must be a whole number.")
-        number = None if digits is None else int(digits)
+        id, number = _id(request), _number(request)
         return await self._service.read(
             lambda generation: self._show(generation, id, number)
         )
@@ -104,20 +105,37 @@ class _Handler:
     def _show(
         self, generation: Generation, id: str, number: int | None
     ) -> Response:
-        index = generation.index
-        if number is None:
-            vectors = _get(generation, id).vectors
-            with_picture = [v for v in vectors if v.image or v.thumbnail]
-            found = with_picture[0] if with_picture else None
-        else:
-            found = index.store.picture(id, number)
-            # Vectors of changed items may have other numbers.
-            if found is None:
-                return self._show(generation, id, None)
-        if found is None or not (found.image or found.thumbnail):
+        store = generation.index.store
+        found: Picture | Vector | None
+        found = None if number is None else store.picture(id, number)
+        # Vectors of changed items may have other numbers.
+        if found is None:
+            found = _first(_get(generation, id))
+        if not (found.image or found.thumbnail):
             raise HTTPException(404, f"Item {quoted(id)} has no picture.")
-        path = index.path_of(found.image)
+        path = generation.index.path_of(found.image)
         return pictures.respond(path, found.thumbnail, id, self._max_pixels)
+
+    async def explain(self, request: Request) -> JSONResponse:
+        """Answers GET /v1/items/ID/why."""
+        service, id = self._service, _id(request)
+        service.keys.require_read(request)
+        number = _number(request)
+        with service.generations.use() as generation:
+            item, vector = await anyio.to_thread.run_sync(
+                _explainable, generation, id, number
+            )
+            try:
+                found = await asyncio.wrap_future(
+                    service.explanations.submit(generation.index, item, vector)
+                )
+            except FullError as error:
+                service.metrics.refused.add()
+                raise busy(error) from error
+            except UserError as error:
+                reason = f"Item {quoted(id)} cannot be explained: {error}"
+                raise HTTPException(404, reason) from error
+        return JSONResponse(_explained(item, found))
 
 
 def _id(request: Request) -> str:
@@ -125,6 +143,56 @@ def _id(request: Request) -> str:
     if not id:
         raise HTTPException(404, "The URL names no item.")
     return id
+
+
+def _number(request: Request) -> int | None:
+    """Returns the number of a vector that the URL names, or None."""
+    digits = request.query_params.get("vector")
+    # int() raises an error for thousands of digits.
+    if digits is not None and not re.fullmatch("[0-9]{1,18}", digits):
+        raise bad(f"vector is {digits[:20]!r}; it must be a whole number.")
+    return None if digits is None else int(digits)
+
+
+def _vector(generation: Generation, item: Item, number: int | None) -> Vector:
+    """Returns a vector of an item; by default that of `_first`."""
+    store = generation.index.store
+    found = None if number is None else store.picture(item.id, number)
+    if found is not None:
+        for one in item.vectors:
+            if (one.image, one.thumbnail) == (found.image, found.thumbnail):
+                return one
+    return _first(item)
+
+
+def _first(item: Item) -> Vector:
+    """Returns an item's first vector with a picture, or its first vector."""
+    with_picture = [one for one in item.vectors if one.image or one.thumbnail]
+    return (with_picture or item.vectors)[0]
+
+
+def _explainable(
+    generation: Generation, id: str, number: int | None
+) -> tuple[Item, Vector]:
+    """Returns an item and its vector to explain."""
+    if reason := generation.index.model.ignores_text:
+        raise bad(f"This model's results cannot be explained: {reason}.")
+    item = _get(generation, id)
+    return item, _vector(generation, item, number)
+
+
+def _explained(item: Item, found: Explained) -> dict[str, Any]:
+    reason, attention = found.explanation.reason, found.explanation.attention
+    note = f"The picture has no attention map: {reason}." if reason else ""
+    return {
+        "id": item.id,
+        "text": item.text,
+        "attention": None if attention is None else attention.tolist(),
+        "cls": found.explanation.cls,
+        "tokens": [token._asdict() for token in found.explanation.tokens],
+        "note": note,
+        "cosine": found.cosine,
+    }
 
 
 def _get(generation: Generation, id: str) -> Item:

@@ -29,6 +29,12 @@ _ID: Schema = {
     "schema": _TEXT,
     "description": "the ID of an item, with / written as %2F",
 }
+_VECTOR: Schema = {
+    "name": "vector",
+    "in": "query",
+    "schema": _COUNT,
+    "description": "the number of one of the item's pictures",
+}
 _SHOWN = {"id": _TEXT, "text": _TEXT, "group": _TEXT, "category": _TEXT}
 _SHOWN |= {"fields": _FIELDS, "image": _URL}
 _PICTURE = {"type": "string", "format": "binary"}
@@ -54,6 +60,10 @@ def document() -> Schema:
             "/v1/items/{id}/image": {
                 "parameters": [_ID],
                 "get": _image(),
+            },
+            "/v1/items/{id}/why": {
+                "parameters": [_ID],
+                "get": _explain(),
             },
             "/v1/embeddings": {"post": _embed()},
             "/v1/events": {"post": _click()},
@@ -100,6 +110,7 @@ def _schemas() -> dict[str, Schema]:
         ),
         "NewItem": _object(item, required=("id",)),
         "Item": _object(_SHOWN | {"vectors": _COUNT}),
+        "Explanation": _object(_explanation()),
         "Event": _object(
             {"search_id": _TEXT, "item_id": _TEXT, "position": _COUNT},
             required=("search_id", "item_id"),
@@ -209,10 +220,31 @@ def _click() -> Schema:
 
 def _image() -> Schema:
     operation = _plain("Returns the picture of an item.", "image/*")
-    operation["parameters"] = [
-        {"name": "vector", "in": "query", "schema": _COUNT}
-    ]
-    return operation
+    return operation | {"parameters": [_VECTOR]}
+
+
+def _explain() -> Schema:
+    text = "Returns where the model looks in an item's picture and text."
+    operation = _operation(text, _ref("Explanation"), 404)
+    return operation | {"parameters": [_VECTOR]}
+
+
+def _explanation() -> dict[str, Schema]:
+    token = {"token": _TEXT, "start": _COUNT, "end": _COUNT, "share": _NUMBER}
+    grid = "attention to the cells of the square picture, or null; see note"
+    share = "tokens, their parts of the text, and shares of the concept vector"
+    return {
+        "id": _TEXT,
+        "text": _TEXT,
+        "attention": {
+            "anyOf": [_list(_list(_NUMBER)), {"type": "null"}],
+            "description": grid,
+        },
+        "cls": _NUMBER | {"description": "attention to the whole picture"},
+        "tokens": _list(_object(token)) | {"description": share},
+        "note": _TEXT | {"description": "why there is no attention"},
+        "cosine": _NUMBER | {"description": "with the stored embedding"},
+    }
 
 
 def _health(text: str) -> Schema:

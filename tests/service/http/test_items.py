@@ -4,14 +4,16 @@ import base64
 import json
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from mixer_jax.service import opening, server
+from mixer_jax.service import explaining, opening, server
+from mixer_jax.service.batches.batching import FullError
 from mixer_jax.service.batches.generations import Generations
 from mixer_jax.service.http.keys import Keys
 from mixer_jax.service.http.settings import DEFAULTS
-from tests.service.conftest import PIXELS, draw, opener
+from tests.service.conftest import PIXELS, draw, opener, quarters
 
 KEY = "0123456789abcdef"
 HEADERS = {"authorization": f"Bearer {KEY}"}
@@ -23,6 +25,23 @@ def writer(own):
     app = server.make_app(own, SETTINGS)
     with TestClient(app, headers=HEADERS) as client:
         yield client
+
+
+@pytest.fixture
+def own_looks(tiny_net, tmp_path):
+    """A client of an index with one item of two pictures, and both of these."""
+    shown = [
+        quarters("red", "black", "black", "white"),
+        quarters("blue", "white", "lime", "white"),
+    ]
+    folder = tmp_path / "index"
+    with opening.open_index(folder, tiny_net, thumbnails=64) as index:
+        index.upsert(["two"], images=[shown], texts=["two"])
+    with (
+        Generations(opener(folder, tiny_net), PIXELS) as made,
+        TestClient(server.make_app(made)) as client,
+    ):
+        yield client, shown
 
 
 @pytest.fixture
@@ -186,3 +205,82 @@ def test_writing_needs_a_key(shared):
                 assert response.status_code == status
                 assert "Writing" in response.json()["error"]
             assert client.get("/v1/items/red.png").status_code == 200
+
+
+@pytest.fixture
+def asking(looked_at):
+    with TestClient(server.make_app(looked_at)) as client:
+        yield client
+
+
+def test_an_item_is_explained(asking, tiny_net, looked_at):
+    (found,) = asking.post(
+        "/v1/search", json={"id": "plain", "k": 1, "min_score": 0.1}
+    ).json()["results"]
+    assert found["id"] in ("flag", "gone")
+    path = looked_at.current.index.images / "flag.png"
+    expected = tiny_net.explain(path, "a red flag")
+    for query in ("", "?vector=999999"):
+        response = asking.get(f"/v1/items/flag/why{query}")
+        body = response.json()
+        assert response.status_code == 200
+        assert body["attention"] == expected.attention.tolist()
+        assert (body["id"], body["text"]) == ("flag", "a red flag")
+        assert (body["cls"], body["note"]) == (0, "")
+        assert body["tokens"] == [t._asdict() for t in expected.tokens]
+        assert body["cosine"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_named_picture_of_an_item_is_explained(own_looks, tiny_net):
+    client, pictures = own_looks
+    explained = [
+        tiny_net.explain(picture, "two").attention.tolist()
+        for picture in pictures
+    ]
+    assert explained[0] != explained[1]
+    found = []
+    for picture in pictures:
+        hit = client.post("/v1/search?k=1", content=picture).json()
+        (number,) = hit["results"][0]["image"].split("vector=")[1:]
+        why = client.get(f"/v1/items/two/why?vector={number}").json()
+        found.append(why["attention"])
+    # Thumbnails, which the explanation reads, are not lossless.
+    np.testing.assert_allclose(found, explained, atol=0.02)
+
+
+def test_an_explanation_says_what_is_missing(asking):
+    body = asking.get("/v1/items/plain/why").json()
+    assert (body["attention"], body["tokens"]) == (None, [])
+    assert "there is no text" in body["note"]
+    body = asking.get("/v1/items/words/why").json()
+    assert body["attention"] is None
+    assert "there is no picture" in body["note"]
+    assert body["tokens"][1]["token"] == "only"
+    for id, status, message in (
+        ("gone", 404, "Item 'gone' cannot be explained: "),
+        ("none", 404, "There is no item 'none'."),
+        ("flag?vector=x", 400, "vector is 'x'; it must be a whole number"),
+    ):
+        id, _, query = id.partition("?")
+        response = asking.get(f"/v1/items/{id}/why?{query}")
+        assert response.status_code == status
+        assert message in response.json()["error"]
+
+
+def test_models_without_text_are_not_explained(reader, shared, monkeypatch):
+    response = reader.get("/v1/items/red.png/why")
+    assert "computes no attention" in response.json()["note"]
+    model = shared.current.index.model
+    monkeypatch.setattr(model, "ignores_text", "it is blind")
+    response = reader.get("/v1/items/red.png/why")
+    assert response.status_code == 400
+    assert "cannot be explained: it is blind." in response.json()["error"]
+
+
+def test_too_many_explanations_are_refused(asking, monkeypatch):
+    def refuse(*_):
+        raise FullError(2.5)
+
+    monkeypatch.setattr(explaining.Explanations, "submit", refuse)
+    response = asking.get("/v1/items/flag/why")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "3")

@@ -69,6 +69,8 @@ def test_responses_conform(own):
             ("POST", "/v1/search", {"queries": [{"id": "red.png"}]}, None),
             ("POST", "/v1/items", {"id": "a", "text": "b"}, "/v1/items"),
             ("GET", "/v1/items/a", None, "/v1/items/{id}"),
+            ("GET", "/v1/items/a/why", None, "/v1/items/{id}/why"),
+            ("GET", "/v1/items/b/why", None, "/v1/items/{id}/why"),
             ("PUT", "/v1/items/a", {"image": image}, "/v1/items/{id}"),
             ("DELETE", "/v1/items/a", None, "/v1/items/{id}"),
             ("POST", "/v1/embeddings", {"input": "a"}, "/v1/embeddings"),
@@ -103,3 +105,10 @@ def test_the_schema_and_the_checks_agree(body, is_valid):
     else:
         with pytest.raises(parameters.HTTPException):
             parameters.check(body)
+
+
+def test_explanations_conform(looked_at):
+    with TestClient(server.make_app(looked_at)) as client:
+        for id in ("flag", "plain", "words", "gone"):
+            response = client.get(f"/v1/items/{id}/why")
+            check_response(response, "/v1/items/{id}/why")

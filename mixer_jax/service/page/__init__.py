@@ -1,0 +1,1 @@
+"""The search page: one HTML file with its style sheet and scripts."""
