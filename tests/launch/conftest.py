@@ -153,7 +153,15 @@ def project(tmp_path):
     shutil.copy(python, folder / ".venv/bin/python")
     for version in ("3.11", "3.12", "3.13"):
         made.program(f"python{version}", "#!/bin/sh\nexit 9\n")
-    for name in ("gcloud", "kubectl", "ssh", "sbatch", "srun", "scontrol"):
+    for name in (
+        "gcloud",
+        "helm",
+        "kubectl",
+        "ssh",
+        "sbatch",
+        "srun",
+        "scontrol",
+    ):
         made.program(name, f"#!/bin/sh\necho {name} was run >&2\nexit 9\n")
     yield made
     left = made.end()

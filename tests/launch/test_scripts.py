@@ -43,6 +43,13 @@ NODES = {
     "CONFIG": "configs/stage2.py",
     "WORKDIR": "gs://my-bucket/runs/stage2",
 }
+SERVICE = {
+    "NAME": "shop",
+    "IMAGE": "my-registry/mixer_jax_serve:1",
+    "INDEX": "http://shop-milvus:19530",
+    "MODELS": "models",
+    "MODEL": "stage3",
+}
 # Script, subcommand, variables, and part of a command printed by its dry run.
 DRY_RUNS = [
     ("tpu_vm.sh", "create", POD, "queued-resources create stage2"),
@@ -58,6 +65,11 @@ DRY_RUNS = [
     ("gke.sh", "status", SLICE, "get jobset stage2"),
     ("gke.sh", "logs", SLICE, "job-completion-index=0"),
     ("gke.sh", "delete", SLICE, "delete jobset stage2"),
+    ("serve.sh", "milvus", SERVICE, "helm upgrade --install shop-milvus"),
+    ("serve.sh", "apply", SERVICE, "kubectl --namespace=default apply"),
+    ("serve.sh", "status", SERVICE, "get deployment,horizontalpodautoscaler"),
+    ("serve.sh", "logs", SERVICE, "app.kubernetes.io/instance=shop"),
+    ("serve.sh", "delete", SERVICE, "poddisruptionbudget,networkpolicy shop"),
     ("hosts.sh", "run", HOSTS, "--processes=2 --process=1"),
     ("hosts.sh", "status", HOSTS, "worker.sh status --name=run.b"),
     ("hosts.sh", "logs", HOSTS, "worker.sh logs --name=run.a"),
@@ -159,6 +171,7 @@ def test_options_reach_the_pod(project):
     [
         ("tpu_vm.sh", "babysit", POD),
         ("gke.sh", "render", SLICE),
+        ("serve.sh", "render", SERVICE),
         ("hosts.sh", "run", HOSTS),
         ("slurm.sh", "", NODES),
     ],
@@ -187,6 +200,8 @@ def test_a_subcommand_requires_only_the_variables_it_needs(project):
     done = project.run("launch/gke.sh", "status")
     assert "NAME" in done.stdout
     assert "IMAGE" not in done.stdout
+    done = project.run("launch/serve.sh", "render", "--events", **SERVICE)
+    assert "EVENTS is not set" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -227,6 +242,41 @@ def test_a_subcommand_requires_only_the_variables_it_needs(project):
             "control characters are not allowed",
         ),
         ("gke.sh", SLICE | {"DATA": "data"}, ["render"], "share no disk"),
+        ("serve.sh", SERVICE, ["fly"], "unknown subcommand 'fly'; known: mil"),
+        (
+            "serve.sh",
+            SERVICE,
+            ["render", "--fast"],
+            "option --fast; known: --r",
+        ),
+        (
+            "serve.sh",
+            SERVICE | {"INDEX": "runs/index"},
+            ["render"],
+            "share no disk",
+        ),
+        (
+            "serve.sh",
+            SERVICE | {"INDEX": "http://root:Milvus@shop-milvus:19530"},
+            ["render"],
+            "INDEX must not have a password; put it in the secret shop",
+        ),
+        (
+            "serve.sh",
+            SERVICE | {"INDEX": "http://shop-milvus"},
+            ["render"],
+            "expected http://HOST:PORT,",
+        ),
+        (
+            "serve.sh",
+            SERVICE | {"INDEX": "http://shop-milvus:65536"},
+            ["render"],
+            "the port is at most 65535",
+        ),
+        ("serve.sh", SERVICE | {"MODEL": "../x"}, ["render"], "in the volume"),
+        ("serve.sh", SERVICE | {"MODELS": "a b"}, ["apply"], "use a-z, 0-9"),
+        ("serve.sh", SERVICE | {"MEMORY": "6GB"}, ["render"], "such as 6Gi"),
+        ("serve.sh", SERVICE, ["render", "--replicas=11"], "--max-replicas=10"),
         ("slurm.sh", NODES | {"GPUS": "two"}, [], "GPUS=two is not a whole"),
     ],
 )
@@ -267,8 +317,10 @@ def test_every_command_of_the_readme_works(project):
         "export",
         "gcloud",
         "docker",
+        "kubectl",
+        "python",
         *(f"launch/{name}.sh" for name in ("babysit", "gke", "hosts")),
-        *(f"launch/{name}.sh" for name in ("slurm", "tpu_vm")),
+        *(f"launch/{name}.sh" for name in ("serve", "slurm", "tpu_vm")),
     }
     exports, tried = [], 0
     for line in lines:
@@ -283,7 +335,7 @@ def test_every_command_of_the_readme_works(project):
             script = "\n".join([*exports, " -- ".join([command, *options])])
             done = project.run("bash", "-c", script)
             assert done.returncode == 0, f"{line}\n{done.stdout}"
-            assert "+ " in done.stdout or "kind: JobSet" in done.stdout
+            assert "+ " in done.stdout or "\nkind: " in done.stdout
             assert "was run" not in done.stdout
             tried += 1
     assert tried > 15

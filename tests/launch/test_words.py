@@ -192,6 +192,27 @@ def test_values_do_not_change_the_structure_of_the_job_set(nasty):
     assert train["image"] == "my-registry/my-project/mixer_jax@sha256:1"
 
 
+def test_options_do_not_change_the_structure_of_the_deployment(project):
+    done = project.run(
+        *("launch/serve.sh", "render", "--", *EXTRA),
+        NAME="shop",
+        IMAGE="my-registry/my-project/mixer_jax_serve@sha256:1",
+        INDEX="https://milvus:443/catalog#shoes",
+        MODELS="true",
+        MODEL="a/b",
+    )
+    assert done.returncode == 0, done.stdout
+    deployment, *_ = yaml.safe_load_all(done.stdout)
+    pod = deployment["spec"]["template"]["spec"]
+    (serve,) = pod["containers"]
+    words = [_expanded(word) for word in serve["args"]]
+    assert words[-len(EXTRA) - 2 :] == [
+        *("--index=https://milvus:443/catalog#shoes", "--workdir=/models/a/b"),
+        *EXTRA,
+    ]
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "true"
+
+
 @pytest.mark.parametrize(
     ("script", "variables", "words", "message"),
     [
