@@ -96,7 +96,8 @@ esac
 
 # Checks INDEX, and sets $MILVUS_PORT.
 check_index() {
-  local name='[A-Za-z0-9_]+' form="http://HOST:PORT, http://HOST:PORT/DATABASE"
+  local name='[A-Za-z_][A-Za-z0-9_]*'
+  local form="http://HOST:PORT, http://HOST:PORT/DATABASE"
   form+=" or http://HOST:PORT#COLLECTION"
   if [[ $INDEX != *://* ]]; then
     reject "INDEX=$(quoted "$INDEX"): replicas share no disk; use the address" \
