@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from mixer_jax.data.images import pictures, squares
 from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
+from mixer_jax.models import explanations
 from mixer_jax.retrieval import (
     bundle,
     documents,
     embed,
     evaluate,
-    explanations,
     rows_file,
     runs,
 )
@@ -71,7 +71,7 @@ class Model:
             for role in (table.QUERY, table.DOCUMENT)
         }
         self._explain = explanations.Explainer(
-            trained, self._variables, self._mesh
+            trained.model, self._variables, self._mesh, config=trained.config
         )
         fusion = trained.config.model.fusion
         if not ignores_text and not documents.uses_text(fusion):

@@ -6,7 +6,7 @@ A thread of its own compiles and runs the program, so that searches do not wait.
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from mixer_jax.retrieval.explanations import Explanation
+from mixer_jax.models.explanations import Explanation
 from mixer_jax.service.batches.batching import Batcher
 from mixer_jax.service.items import Index
 from mixer_jax.service.stores.interface import Item, Vector

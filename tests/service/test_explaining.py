@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from mixer_jax.retrieval import explanations
+from mixer_jax.models import explanations
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import explaining
 from mixer_jax.service.batches.batching import FullError

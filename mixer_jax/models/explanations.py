@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from mixer_jax.data.images import decoding
 from mixer_jax.data.stream.text import Tokenizer
 from mixer_jax.runtime import mesh as mesh_lib
-from mixer_jax.training.checkpoint.checkpoints import Trained
 
 
 class Token(NamedTuple):
@@ -103,12 +102,13 @@ def _shares(terms_BxLxD: jax.Array) -> jax.Array:
 class Explainer:
     """Explains single documents; compiles its program for the first one."""
 
-    def __init__(self, trained: Trained, variables: Any, mesh: Mesh):
-        """Takes a model, and its variables on the devices of `mesh`."""
-        self._config, self._variables = trained.config, variables
-        self._mesh = mesh
+    def __init__(
+        self, model: nn.Module, variables: Any, mesh: Mesh, *, config: Any
+    ):
+        """Takes a model, its variables on the devices of `mesh`, its config."""
+        self._config, self._variables, self._mesh = config, variables, mesh
         self._weigh = jax.jit(
-            functools.partial(weigh, trained.model),
+            functools.partial(weigh, model),
             out_shardings=mesh_lib.replicated(mesh),
         )
 

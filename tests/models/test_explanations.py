@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from mixer_jax.models import explanations
 from mixer_jax.models.fusion import FUSIONS
-from mixer_jax.retrieval import explanations
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
