@@ -22,7 +22,7 @@ from benchmarks.data_start import Memory
 from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.proxies import row_optimizers
 from mixer_jax.proxies import rows as rows_lib
-from mixer_jax.retrieval import export
+from mixer_jax.retrieval.export import proxies as proxies_lib
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.tabular import strings
 from mixer_jax.training import abstract_step, initialize, inputs, setup
@@ -202,7 +202,7 @@ class Run:
 
     def export(self) -> None:
         """Exports the proxies and their IDs."""
-        export.write(self.workdir, self.folder / "export")
+        proxies_lib.write(self.workdir, self.folder / "export")
 
 
 def make_config(job: Job) -> ConfigDict:

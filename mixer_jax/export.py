@@ -17,12 +17,10 @@ from collections.abc import Sequence
 
 from mixer_jax.retrieval import (
     bundle,
-    export,
-    export_encoders,
-    export_stablehlo,
     folders,
     model,
 )
+from mixer_jax.retrieval.export import encoders, proxies, stablehlo
 from mixer_jax.runtime import command, parsing, terminal
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
@@ -61,7 +59,7 @@ def _bundle(given: argparse.Namespace) -> str:
 
 def _towers(given: argparse.Namespace) -> str:
     trained = model.load_trained(given.workdir, mesh_lib.make_mesh())
-    info = export_stablehlo.write(trained, given.out)
+    info = stablehlo.write(trained, given.out)
     return (
         f"Wrote the towers of step {info.step} of {given.workdir}, fingerprint "
         f"{info.fingerprint}, to {given.out}"
@@ -69,7 +67,7 @@ def _towers(given: argparse.Namespace) -> str:
 
 
 def _proxies(given: argparse.Namespace) -> str:
-    info = export.write(given.workdir, given.out, given.unit)
+    info = proxies.write(given.workdir, given.out, given.unit)
     return (
         f"Wrote the proxies of {info.count:,} categories (vectors with "
         f"{info.dim} elements) of step {info.step} of {info.workdir} to "
@@ -78,7 +76,7 @@ def _proxies(given: argparse.Namespace) -> str:
 
 
 def _encoders(given: argparse.Namespace) -> str:
-    info = export_encoders.write(given.workdir, given.out)
+    info = encoders.write(given.workdir, given.out)
     source = f"{' and '.join(info.parts)} of step {info.step} of {info.workdir}"
     message = f"Wrote {source} to {given.out}"
     if info.without:
@@ -88,9 +86,9 @@ def _encoders(given: argparse.Namespace) -> str:
 
 _KINDS = {
     "bundle": (bundle.KIND, _bundle),
-    "stablehlo": (export_stablehlo.KIND, _towers),
-    "proxies": (export.KIND, _proxies),
-    "huggingface": (export_encoders.KIND, _encoders),
+    "stablehlo": (stablehlo.KIND, _towers),
+    "proxies": (proxies.KIND, _proxies),
+    "huggingface": (encoders.KIND, _encoders),
 }
 
 

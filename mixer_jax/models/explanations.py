@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import squares
 from mixer_jax.data.stream.text import Tokenizer
 from mixer_jax.runtime import mesh as mesh_lib
 
@@ -123,7 +123,7 @@ class Explainer:
           tokenizer: the model's tokenizer.
         """
         tokens, mask = tokenizer([text])
-        blank = decoding.blank(self._config.data.image_size)
+        blank = squares.blank(self._config.data.image_size)
         document = {
             "image": (blank if pixels is None else pixels)[None],
             "has_image": np.array([pixels is not None]),

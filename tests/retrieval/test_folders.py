@@ -14,10 +14,9 @@ import pytest
 
 from mixer_jax.retrieval import (
     bundle,
-    export,
-    export_encoders,
     folders,
 )
+from mixer_jax.retrieval.export import encoders, proxies
 from mixer_jax.runtime.errors import LostError, UserError
 from mixer_jax.runtime.ownership import guards
 
@@ -289,8 +288,8 @@ FOREIGN = {
             "README.md": "# BERT",
         },
     ),
-    "proxies": (export.KIND, {"export.json": "[1]", "categories.json": "[]"}),
-    "encoders": (export_encoders.KIND, {"encoders.json": "{}"}),
+    "proxies": (proxies.KIND, {"export.json": "[1]", "categories.json": "[]"}),
+    "encoders": (encoders.KIND, {"encoders.json": "{}"}),
 }
 
 
@@ -339,7 +338,7 @@ def test_a_folder_without_the_record_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", [bundle.KIND, export.KIND, export_encoders.KIND, INDEX]
+    "kind", [bundle.KIND, proxies.KIND, encoders.KIND, INDEX]
 )
 def test_folders_of_encoders_or_web_pages_are_not_replaced(tmp_path, kind):
     for name in kind.names:

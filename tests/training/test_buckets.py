@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from mixer_jax.retrieval import export, runs
+from mixer_jax.retrieval import runs
+from mixer_jax.retrieval.export import proxies as proxies_lib
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
@@ -134,15 +135,15 @@ def test_model_and_proxies_are_readable(killed, run, toy, whole, tmp_path):
         strict=True,
     ):
         np.testing.assert_allclose(one, two, atol=1e-4)
-    made = export.write(RUN, tmp_path / "proxies")
+    made = proxies_lib.write(RUN, tmp_path / "proxies")
     assert str(made.workdir) == f"{RUN}/stage3"
-    proxies = np.load(tmp_path / "proxies" / export.PROXIES)
+    proxies = np.load(tmp_path / "proxies" / proxies_lib.PROXIES)
     saved = row_files.open_proxies(str(run / "stage3"))
     np.testing.assert_array_equal(proxies, np.concatenate([*saved.blocks()]))
     with pytest.raises(
         UserError, match="The export must be stored on this machine"
     ):
-        export.write(RUN, f"{RUN}/proxies")
+        proxies_lib.write(RUN, f"{RUN}/proxies")
 
 
 def train(config, workdir):

@@ -13,7 +13,8 @@ import pytest
 
 from mixer_jax import export
 from mixer_jax.models import factory
-from mixer_jax.retrieval import bundle, export_stablehlo, model
+from mixer_jax.retrieval import bundle, model
+from mixer_jax.retrieval.export import stablehlo
 from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import defaults as config_lib
 
@@ -59,7 +60,7 @@ assert not any(name.startswith("mixer_jax") for name in sys.modules)
 
 
 def test_towers_need_only_jax(small, tmp_path):
-    result = export_stablehlo.write(small, tmp_path)
+    result = stablehlo.write(small, tmp_path)
     assert result == (3, bundle.fingerprint(small))
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
@@ -82,16 +83,16 @@ def test_towers_need_only_jax(small, tmp_path):
 
 
 def test_description_names_sizes_and_the_model(small, tmp_path):
-    export_stablehlo.write(small, tmp_path)
-    meta = json.loads((tmp_path / export_stablehlo.TOWERS).read_text())
+    stablehlo.write(small, tmp_path)
+    meta = json.loads((tmp_path / stablehlo.TOWERS).read_text())
     assert meta["fingerprint"] == bundle.fingerprint(small)
     assert (meta["dim"], meta["image_size"], meta["text_length"]) == (8, 32, 6)
-    card = (tmp_path / export_stablehlo.CARD).read_text()
+    card = (tmp_path / stablehlo.CARD).read_text()
     assert "uint8 [B, 32, 32, 3]" in card
     assert meta["fingerprint"] in card
     assert "six months" in card
     names = {path.name for path in tmp_path.iterdir()}
-    assert set(export_stablehlo.KIND.names) <= names
+    assert set(stablehlo.KIND.names) <= names
     # The code in the card refers only to exported files.
     assert set(re.findall(r'"(\w+\.\w+)"', card)) <= names
 
@@ -102,4 +103,4 @@ def test_bundles_can_be_exported(trained, tmp_path, capsys):
     run = [f"--workdir={tmp_path / 'bundle'}", f"--out={out}"]
     assert export.main([*run, "--to=stablehlo"]) == 0
     assert bundle.fingerprint(trained) in capsys.readouterr().out
-    assert (out / export_stablehlo.QUERY).stat().st_size
+    assert (out / stablehlo.QUERY).stat().st_size

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixer_jax.retrieval import export
+from mixer_jax.retrieval.export import proxies as proxies_lib
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import state as state_lib
@@ -60,8 +60,8 @@ def save_run(tmp_path, proxies):
 
 def test_the_export_has_one_row_per_category(save_run, proxies, tmp_path):
     run, out = save_run(8), tmp_path / "new" / "out"
-    made = export.write(run, out)
-    assert made == export.Export(run, 4, COUNT, 1, DIM)
+    made = proxies_lib.write(run, out)
+    assert made == proxies_lib.Export(run, 4, COUNT, 1, DIM)
     assert {p.name for p in out.iterdir()} == {
         "proxies.npy",
         "categories.json",
@@ -88,7 +88,7 @@ def test_bytes_do_not_depend_on_devices_or_blocks(
     for number, num_devices in enumerate((1, 2, 8)):
         run = save_run(num_devices)
         monkeypatch.setattr(row_files, "CHUNK", (2**26, 3 * 16, 1)[number])
-        export.write(run, tmp_path / "out", unit)
+        proxies_lib.write(run, tmp_path / "out", unit)
         contents.add((tmp_path / "out" / "proxies.npy").read_bytes())
     (content,) = contents
     # The bytes match the output of `np.save`.
@@ -98,7 +98,7 @@ def test_bytes_do_not_depend_on_devices_or_blocks(
 
 
 def test_unit_scales_rows_to_length_1(save_run, proxies, tmp_path):
-    export.write(save_run(2), tmp_path / "out", unit=True)
+    proxies_lib.write(save_run(2), tmp_path / "out", unit=True)
     rows = np.load(tmp_path / "out" / "proxies.npy")
     length = np.linalg.norm(proxies, axis=1, keepdims=True)
     length[2] = 1  # A row of zeros has no direction.
@@ -108,7 +108,9 @@ def test_unit_scales_rows_to_length_1(save_run, proxies, tmp_path):
 
 
 def test_unit_scales_each_subcenter_to_length_1(save_run, proxies, tmp_path):
-    made = export.write(save_run(1, subcenters=2), tmp_path / "out", unit=True)
+    made = proxies_lib.write(
+        save_run(1, subcenters=2), tmp_path / "out", unit=True
+    )
     assert (made.subcenters, made.dim) == (2, DIM // 2)
     rows = np.load(tmp_path / "out" / "proxies.npy")
     assert rows.shape == (COUNT, DIM)
@@ -117,7 +119,7 @@ def test_unit_scales_each_subcenter_to_length_1(save_run, proxies, tmp_path):
 
 
 def test_bfloat16_becomes_float32(save_run, proxies, tmp_path):
-    export.write(save_run(2, jnp.bfloat16), tmp_path / "out")
+    proxies_lib.write(save_run(2, jnp.bfloat16), tmp_path / "out")
     rows = np.load(tmp_path / "out" / "proxies.npy")
     assert rows.dtype == np.float32
     want = np.float32(proxies.astype(jnp.bfloat16))
@@ -128,17 +130,17 @@ def test_an_error_leaves_the_previous_export_unchanged(
     save_run, proxies, tmp_path, monkeypatch
 ):
     run, out = save_run(2), tmp_path / "out"
-    export.write(run, out)
+    proxies_lib.write(run, out)
     before = (out / "proxies.npy").read_bytes()
     proxies[12, 1] = np.nan  # in the last block
     monkeypatch.setattr(row_files, "CHUNK", 1)
     with pytest.raises(UserError, match=r"step 4 .* not all finite"):
-        export.write(save_run(1), out)
+        proxies_lib.write(save_run(1), out)
     assert (out / "proxies.npy").read_bytes() == before
     path = run / workdir.CONFIG
     path.write_text(path.read_text().replace('"dim": 4', '"dim": 5'))
     with pytest.raises(UserError, match=r"1 x 5 numbers .* has 4"):
-        export.write(run, out)
+        proxies_lib.write(run, out)
     assert [p.name for p in tmp_path.iterdir() if "run" not in p.name] == [
         "out"
     ]

@@ -1,0 +1,1 @@
+"""Writers of models in the formats that `mixer_jax.export` offers."""
