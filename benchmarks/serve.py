@@ -275,7 +275,10 @@ def load(
     command += [*map(str, address), str(folder), option]
     command.append(f"--seconds={seconds}")
     cpu = time.process_time()
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    # Errors of the clients are shown.
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, text=True
+    )
     cpu = time.process_time() - cpu
     return summarize(name, json.loads(done.stdout), seconds, cpu)
 

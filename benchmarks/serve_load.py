@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 
 _REST = 0.05  # seconds that a client waits after a refusal
+_IDLE = 2.0  # maximum seconds between two searches of a connection
 
 
 class Client:
@@ -27,10 +28,14 @@ class Client:
         """Stores the address; the first search connects."""
         self._address = host, port
         self._streams = None
+        self._used = 0.0  # when the last answer came
 
     async def search(self, picture: bytes) -> tuple[int, float]:
         """Returns the status and the seconds of a search."""
-        if self._streams is None:
+        # The server closes connections that have been idle for some seconds.
+        if time.perf_counter() - self._used > _IDLE:
+            if self._streams is not None:
+                self._streams[1].close()
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         begin = time.perf_counter()
@@ -42,7 +47,8 @@ class Client:
         head = await reader.readuntil(b"\r\n\r\n")
         length = head.lower().partition(b"content-length:")[2].split()[0]
         await reader.readexactly(int(length))
-        return int(head.split()[1]), time.perf_counter() - begin
+        self._used = time.perf_counter()
+        return int(head.split()[1]), self._used - begin
 
 
 async def closed(
