@@ -17,13 +17,20 @@ OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
 # Modules whose messages only these commands can print, although other commands
 # import them too.
 REACHED = {
+    "categories.identities": {"categorize"},
     "categories.quality.against_truth": {"categorize"},
     "categories.settings": {"categorize"},
     "categories.tables": {"categorize"},
+    "data.readers.columns": {"data.read"},
+    "data.readers.files": {"data.read"},
+    "data.readers.tfds": {"data.read"},
+    "data.tables.found": {"categorize"},
     "runtime.ownership.replacing": {"categorize", "categories.aggregate"},
     "runtime.processes": {"main"},
     "service.opening": {"serve"},
+    "service.sources": {"index"},
     "service.stores.generations": {"index"},
+    "service.stores.milvus.place": {"index"},
     "retrieval.places": {"serve"},
     "training.checkpoint.checkpoints": {"main"},
     "training.checkpoint.failed_saves": {"main"},
@@ -32,6 +39,7 @@ REACHED = {
     "training.loop": {"main"},
     "training.origins": {"main"},
     "training.checkpoint.workdir": {"main"},
+    "retrieval.sharded.layout": {"embed"},
     "retrieval.rows_file": {"evaluate"},
     "retrieval.runs": {"evaluate"},
     "experiments.measure": {"evaluate", "report"},

@@ -170,7 +170,7 @@ class _Work:
                     raise UserError(
                         f"Item {quoted(item.id)} cannot be embedded again: "
                         f"{error} Name the folder of the pictures with "
-                        "--images=FOLDER."
+                        "python -m mixer_jax.index rebuild --images=FOLDER."
                     ) from error
         if vector.thumbnail:
             self.copies += 1

@@ -62,7 +62,7 @@ def test_a_bad_write_raises_its_error(service):
     def write(generation):
         generation.index.upsert(["new"], texts=[5])
 
-    with pytest.raises(UserError, match="not a string"):
+    with pytest.raises(UserError, match="must be a string"):
         asyncio.run(service.write(write))
 
 
