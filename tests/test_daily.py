@@ -104,27 +104,22 @@ class Shop:
         return [(name, shlex.split(words)) for name, words in lines]
 
     def learn(self, day):
-        """Runs the commands of a day, each with what the last ones wrote."""
-        done = set()
-        while True:
-            todo = [
-                (name, words)
-                for name, words in self.commands(day)
-                if (name, words[0]) not in done
-            ]
-            if not todo:
-                return
-            name, words = todo[0]
-            done.add((name, words[0]))
+        """Runs the commands of a day."""
+        todo = self.commands(day)
+        while todo:
+            name, words = todo.pop(0)
             if name == "main":
                 train(words)
-            else:
-                assert COMMANDS[name](words) == 0, (name, words)
-            if (
-                name == "daily"
-                and not (self.day(day) / "clicks.parquet").exists()
-            ):
-                return
+                continue
+            assert COMMANDS[name](words) == 0, (name, words)
+            if words[0] == "begin":
+                if not self.has_clicks(day):
+                    return
+                # The rest depends on what this command wrote.
+                todo = self.commands(day)[1:]
+
+    def has_clicks(self, day):
+        return (self.day(day) / "clicks.parquet").exists()
 
     def day(self, day):
         return self.folder / "days" / day
