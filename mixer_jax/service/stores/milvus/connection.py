@@ -13,7 +13,7 @@ from mixer_jax.service.stores.milvus.address import TOKEN, Address
 
 _TIMEOUT = 60.0  # seconds of a call, including pymilvus's retries
 _CONNECT = 10.0  # seconds
-_DENIED = ("unauthenticated", "auth check", "permission", "token", "password")
+_DENIED = ("unauthenticated", "auth check", "permission", "password")
 _NOT_OPENED = "open local milvus failed"
 _AWAY = ("connecting", "unavailable", "timeout", "deadline", "retry")
 
@@ -43,7 +43,7 @@ class Connection:
             if self._lite is not None:
                 lite.check_folder(address.uri)
                 files.make_folder(address.folder.parent)
-            with self._explained():
+            with self.turn(), self._explained():
                 self._client = client(
                     uri=address.uri, token=address.token, timeout=_CONNECT
                 )

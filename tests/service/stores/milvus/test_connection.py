@@ -54,6 +54,7 @@ def test_a_server_that_is_away_is_named(monkeypatch):
         ("UNAVAILABLE: socket closed", PassingError, "does not answer"),
         ("Retry timeout: 60s", PassingError, "does not answer"),
         ("PERMISSION_DENIED: role", StoreError, "denies access"),
+        ("token recognition error", StoreError, "failed: token"),
         ("out of\n  quota.", StoreError, r"failed: out of quota\."),
     ],
 )

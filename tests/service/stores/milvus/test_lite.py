@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent import futures
 
 import pytest
 
@@ -19,6 +20,19 @@ def test_a_database_stays_open_until_its_last_user_leaves(tmp_path):
         with place.find(path).open() as other:
             assert found(other, 1) == ["a"]
     assert not lite.is_locked(path)
+    assert not lite._opened
+
+
+def test_several_threads_can_open_a_database(tmp_path):
+    path = tmp_path / "index.db"
+    make(path, item("a", 1)).close()
+
+    def look(_):
+        with place.find(path).open() as store:
+            return found(store, 1)
+
+    with futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(look, range(12))) == [["a"]] * 12
     assert not lite._opened
 
 
