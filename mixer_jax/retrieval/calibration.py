@@ -3,7 +3,9 @@
 A calibration maps the cosine of a query picture and an answer to the share of
 such answers that are in the query's category. The map is fitted on held-out
 queries, by isotonic regression: it never falls as the cosine rises. Its error
-is measured by cross-validation, on queries that are not used for the fit.
+is measured by cross-validation, on queries that are not used for the fit. The
+nearest answer to a query has a map of its own, because at the same cosine it is
+right more often than the others.
 
 The share depends on the catalog: the more documents, the more of them are near
 a query by accident. A calibration therefore records the size of its catalog.
@@ -12,7 +14,7 @@ a query by accident. A calibration therefore records the size of its catalog.
 import functools
 import json
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,13 +31,29 @@ _COSINES = np.arange(-_STEPS, _STEPS + 1) / _STEPS
 _BINS = 10  # of equal width, for the calibration error
 
 
-class Calibration(NamedTuple):
-    """A map from cosines to probabilities, and how it was measured.
+class Curve(NamedTuple):
+    """A map from cosines to probabilities, which never decreases.
 
     Attributes:
       cosines: K increasing cosines.
-      probabilities: K probabilities that do not decrease; those in between are
-        interpolated, and those outside are the nearest of the K.
+      probabilities: their K probabilities; those in between are interpolated,
+        and those outside are the nearest of the K.
+    """
+
+    cosines: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def __call__(self, cosines: Any) -> np.ndarray:
+        """Returns probabilities, f64 with the shape of `cosines`."""
+        return np.interp(cosines, *self)
+
+
+class Calibration(NamedTuple):
+    """Maps from cosines to probabilities, and how they were measured.
+
+    Attributes:
+      nearest: the map for the nearest answer to a query.
+      others: the map for all other answers.
       queries: the number of queries.
       documents: the mean number of documents that a query was compared with.
       error: the expected calibration error of all answers, from 0 to 1.
@@ -43,17 +61,29 @@ class Calibration(NamedTuple):
       step: the training step of the model.
     """
 
-    cosines: tuple[float, ...]
-    probabilities: tuple[float, ...]
+    nearest: Curve
+    others: Curve
     queries: int
     documents: int
     error: float
     first_error: float
     step: int
 
-    def probability(self, cosines: Any) -> np.ndarray:
-        """Returns probabilities, f64 with the shape of `cosines`."""
-        return np.interp(cosines, self.cosines, self.probabilities)
+    def rate(self, cosines: Sequence[float], offset: int = 0) -> np.ndarray:
+        """Returns the probabilities of answers, which never increase.
+
+        Args:
+          cosines: `[K]`, those of answers to one query, nearest first.
+          offset: the number of nearer answers that were left out.
+
+        Returns:
+          f64 `[K]`.
+        """
+        # Where the maps cross, answers would be less likely than later ones.
+        found = np.minimum(self.others(cosines), self.nearest(cosines))
+        if not offset and len(found):
+            found[0] = self.nearest(cosines[0])
+        return found
 
     def dumps(self) -> str:
         """Returns JSON, which `loads` reads."""
@@ -82,19 +112,21 @@ def parse(found: Mapping[str, Any]) -> Calibration:
       KeyError, TypeError, ValueError: if it is damaged.
     """
     made = Calibration(**found)
-    cosines = np.array(made.cosines, np.float64)
-    shares = np.array(made.probabilities, np.float64)
+    counts = int(made.queries), int(made.documents)
+    errors = float(made.error), float(made.first_error)
+    curves = _parse_curve(made.nearest), _parse_curve(made.others)
+    return Calibration(*curves, *counts, *errors, int(made.step))
+
+
+def _parse_curve(found: Sequence[Sequence[float]]) -> Curve:
+    cosines, shares = (np.array(one, np.float64) for one in found)
     if not (cosines.ndim == 1 and 0 < len(cosines) == len(shares)):
         raise ValueError("a calibration needs a probability for each cosine")
     if (np.diff(cosines) <= 0).any() or (np.diff(shares) < 0).any():
         raise ValueError("a calibration must not decrease")
     if not (shares >= 0).all() or not (shares <= 1).all():
         raise ValueError("probabilities must be from 0 to 1")
-    counts = int(made.queries), int(made.documents), int(made.step)
-    errors = float(made.error), float(made.first_error)
-    queries, documents, step = counts
-    known = tuple(cosines.tolist()), tuple(shares.tolist())
-    return Calibration(*known, queries, documents, *errors, step)
+    return Curve(tuple(cosines.tolist()), tuple(shares.tolist()))
 
 
 class Tally:
@@ -151,7 +183,9 @@ class Tally:
         for places, counts, queries, documents in processes.gather(
             "answers", own
         ):
-            total.answers.ravel()[places] += counts
+            # An empty list would become an array of floats.
+            where, more = np.array([places, counts], np.int64)
+            total.answers.ravel()[where] += more
             total.queries += queries
             total.documents += documents
         return total
@@ -178,16 +212,16 @@ def fit(tally: Tally, step: int) -> Calibration:
       UserError: if there are too few queries.
     """
     queries = tally.queries
-    if queries < MIN_QUERIES or not tally.answers.any((1, 2, 3)).all():
+    if queries < MIN_QUERIES or not tally.answers[:, 0].any((1, 2)).all():
         raise UserError(
             f"A calibration needs at least {MIN_QUERIES} queries of at least "
             f"{FOLDS} categories; there are {queries} queries."
         )
-    cosines, probabilities = _curve(tally.answers.sum((0, 1)))
+    nearest, others = map(_curve, tally.answers.sum(axis=0))
     error, first_error = _errors(tally)
     return Calibration(
-        tuple(cosines.tolist()),
-        tuple(probabilities.tolist()),
+        nearest,
+        others,
         queries,
         round(tally.documents / queries),
         error,
@@ -226,12 +260,14 @@ def try_fit(tally: Tally, step: int) -> Calibration | None:
         return None
 
 
-def _curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns cosines and probabilities fitted to counts, int `[C, 2]`.
+def _curve(counts: np.ndarray) -> Curve:
+    """Fits a map to counts, int `[C, 2]`.
 
     A right answer is added at the lowest cosine, and a wrong one at the highest
     one, since no finite number of answers shows that none is right or wrong.
     """
+    if not counts.any():
+        return Curve((0.0,), (1.0,))  # there are no other answers
     counts = counts.copy()
     (places,) = np.nonzero(counts.sum(axis=1))
     counts[places[0], 1] += 1
@@ -242,7 +278,8 @@ def _curve(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
     # Both ends of each constant piece; those of single cosines coincide.
     ends = np.unique([fitted.blocks[:-1], fitted.blocks[1:] - 1])
-    return _COSINES[places[ends]], np.clip(fitted.x[ends], 0, 1).round(6)
+    shares = np.clip(fitted.x[ends], 0, 1).round(6)
+    return Curve(tuple(_COSINES[places[ends]].tolist()), tuple(shares.tolist()))
 
 
 def _errors(tally: Tally) -> tuple[float, float]:
@@ -255,10 +292,13 @@ def _errors(tally: Tally) -> tuple[float, float]:
     """
     sums = np.zeros((2, _BINS, 2))  # by rank: predicted, right
     for fold, answers in enumerate(tally.answers):
-        others = np.delete(tally.answers, fold, axis=0).sum((0, 1))
-        predicted = np.interp(_COSINES, *_curve(others))
-        bins = np.minimum((predicted * _BINS).astype(int), _BINS - 1)
-        for rank, counts in enumerate(answers):
+        rest = np.delete(tally.answers, fold, axis=0).sum(axis=0)
+        nearest, others = (_curve(counts)(_COSINES) for counts in rest)
+        both = nearest, np.minimum(others, nearest)
+        for rank, (counts, predicted) in enumerate(
+            zip(answers, both, strict=True)
+        ):
+            bins = np.minimum((predicted * _BINS).astype(int), _BINS - 1)
             total, right = counts.sum(axis=1), counts[:, 1]
             np.add.at(sums[rank, :, 0], bins, predicted * total)
             np.add.at(sums[rank, :, 1], bins, right)

@@ -91,12 +91,13 @@ None yet; run `python -m mixer_jax.evaluate` to evaluate the model.
 
 {% if calibration %}
 `config.json` maps the cosine of a query and an answer to the probability that
-both are in one category. The map was fitted to the {{ answers }} nearest
-answers to each of {{ "{:,}".format(calibration.queries) }} queries, in a
-catalog of {{ "{:,}".format(calibration.documents) }} documents. On queries that
-were not used for the fit, its expected calibration error is **{{ error }}**,
-and {{ first_error }} for nearest answers alone. Probabilities are lower in a
-larger catalog; `python -m mixer_jax.index calibrate` fits a map for an index.
+both are in one category, with one map for the nearest answer and one for all
+others. They were fitted to the {{ answers }} nearest answers to each of
+{{ "{:,}".format(calibration.queries) }} queries, in a catalog of
+{{ "{:,}".format(calibration.documents) }} documents. On queries that were not
+used for the fit, the expected calibration error is **{{ error }}**, and
+**{{ first_error }}** for nearest answers alone. Probabilities are lower in a
+larger catalog; `python -m mixer_jax.index calibrate` fits maps for an index.
 {% else %}
 None: answers have scores, but no probabilities. The evaluation calibrates a
 model if it has at least {{ min_queries }} queries.

@@ -259,7 +259,14 @@ class Index:
         found = self.store.search(embeddings, k=k, **options)
         if known is None:
             return found
-        return [_rate(hits, known, min_probability or 0.0) for hits in found]
+        nearer = options.get("offset", 0)
+        chances = [
+            known.rate([h.score for h in hits], nearer) for hits in found
+        ]
+        return [
+            _rated(*pair, min_probability or 0.0)
+            for pair in zip(found, chances, strict=True)
+        ]
 
     def _show(self, hit: interface.Hit) -> Hit:
         named = hit.text, hit.group, hit.category, hit.fields
@@ -303,14 +310,13 @@ class Index:
         return self.images / name
 
 
-def _rate(
-    hits: Sequence[interface.Hit], calibration: Calibration, threshold: float
+def _rated(
+    hits: Sequence[interface.Hit], chances: np.ndarray, threshold: float
 ) -> list[interface.Hit]:
     """Returns the hits with their probabilities, if these are high enough."""
-    chances = calibration.probability([hit.score for hit in hits]).tolist()
     return [
         hit._replace(probability=chance)
-        for hit, chance in zip(hits, chances, strict=True)
+        for hit, chance in zip(hits, chances.tolist(), strict=True)
         if chance >= threshold
     ]
 

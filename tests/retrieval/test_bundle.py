@@ -219,9 +219,8 @@ def test_the_card_lists_the_metrics_of_the_stage(color_run, tmp_path):
 
 
 def test_a_calibration_survives_export_and_copies(color_run, tmp_path):
-    known = calibration.Calibration(
-        (0.1, 0.9), (0.05, 0.8), 120, 40, 0.0123, 0.0456, 4
-    )
+    curve = calibration.Curve((0.1, 0.9), (0.05, 0.8))
+    known = calibration.Calibration(curve, curve, 120, 40, 0.0123, 0.0456, 4)
     row = dict(model="mixer", stage="stage2", split="test", gallery="test")
     row |= dict(queries=120, documents=40, identical_at_1=0.5)
     path = color_run / "metrics.json"
@@ -235,9 +234,7 @@ def test_a_calibration_survives_export_and_copies(color_run, tmp_path):
     found.save(tmp_path / "copy")
     assert mixer_jax.load(tmp_path / "copy").calibration == known
     card = " ".join((tmp_path / "copy" / "README.md").read_text().split())
-    assert (
-        "expected calibration error is **1.2%**, and 4.6% for nearest" in card
-    )
+    assert "calibration error is **1.2%**, and **4.6%** for nearest" in card
     assert "120 queries, in a catalog of 40 documents" in card
     measures[0]["calibration"]["step"] += 1  # trained further since
     bundle.write(trained, tmp_path / "later", measures)

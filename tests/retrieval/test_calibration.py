@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.retrieval import calibration
+from mixer_jax.retrieval.calibration import Calibration, Curve
 from mixer_jax.runtime.errors import UserError
 
 
@@ -50,53 +51,75 @@ def test_the_curve_is_the_best_of_all_monotone_ones(seed):
     counts = np.zeros((2001, 2), np.int64)
     places = np.sort(rng.choice(2001, 9, replace=False))
     counts[places] = rng.integers(0, 5, (9, 2)) + [[1, 0]]
-    cosines, probabilities = calibration._curve(counts)
+    curve = calibration._curve(counts)
     smoothed = counts[places] + 0.0
     smoothed[0, 1] += 1
     smoothed[-1, 0] += 1
     weights = smoothed.sum(axis=1)
     expected = best_monotone_map(smoothed[:, 1] / weights, weights)
     at = (places - 1000) / 1000
-    found = np.interp(at, cosines, probabilities)
+    found = curve(at)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_calibration_finds_the_probabilities_of_its_answers():
-    fitted = calibration.fit(simulated(20_000), 7)
-    cosines = np.linspace(0.2, 0.95, 50)
-    found = fitted.probability(cosines)
-    np.testing.assert_allclose(found, true_probability(cosines), atol=0.05)
-    assert (np.diff(fitted.probability(np.linspace(-1, 1, 500))) >= 0).all()
+    fitted = calibration.fit(simulated(100_000), 7)
+    # Few nearest answers are far, and few others are near.
+    for curve, ends in (
+        (fitted.nearest, (0.7, 0.95)),
+        (fitted.others, (0, 0.9)),
+    ):
+        cosines = np.linspace(*ends, 30)
+        expected = true_probability(cosines)
+        np.testing.assert_allclose(curve(cosines), expected, atol=0.05)
+        assert (np.diff(curve(np.linspace(-1, 1, 500))) >= 0).all()
+        # Cosines outside those seen have the nearest probability.
+        assert curve(-1) == curve.probabilities[0]
+        assert curve(1) == curve.probabilities[-1]
     assert fitted.error < 0.01
     assert fitted.first_error < 0.02
-    assert (fitted.queries, fitted.documents, fitted.step) == (20_000, 10, 7)
-    # Cosines outside those seen have the nearest probability.
-    assert fitted.probability(-1) == fitted.probabilities[0]
-    assert fitted.probability(1) == fitted.probabilities[-1]
+    assert (fitted.queries, fitted.documents, fitted.step) == (100_000, 10, 7)
+
+
+def test_the_nearest_answer_has_a_map_of_its_own():
+    """Here, nearest answers are right, and others at equal cosines wrong."""
+    rng = np.random.default_rng(0)
+    cosines = np.sort(rng.uniform(0.4, 0.6, (500, 5)), axis=1)[:, ::-1]
+    right = np.zeros(cosines.shape, bool)
+    right[:, 0] = True
+    fitted = calibration.fit(tally(cosines, right), 0)
+    first, *others = fitted.rate([0.5, 0.5, 0.4])
+    assert first == pytest.approx(501 / 502, abs=1e-6)
+    assert others == pytest.approx([1 / 2002] * 2, abs=1e-6)
+    # On a later page, no answer is the nearest one.
+    assert fitted.rate([0.5], 1) == pytest.approx([1 / 2002], abs=1e-6)
+    assert fitted.error < 0.01
+    assert fitted.first_error < 0.01
+    assert fitted.rate([]).shape == (0,)
+
+
+def test_probabilities_never_increase_with_the_rank():
+    low, high = Curve((0.0,), (0.2,)), Curve((0.0, 1.0), (0.1, 0.9))
+    crossing = Calibration(low, high, 100, 9, 0.1, 0.1, 1)
+    assert crossing.rate([0.9, 0.8, 0.0]).tolist() == [0.2, 0.2, 0.1]
 
 
 def test_the_error_is_measured_on_queries_that_are_not_fitted():
-    """Answers by category alone: a fit to the same answers would be exact."""
-    rng = np.random.default_rng(0)
-    cosines = rng.uniform(0.1, 0.9, (200, 1))
-    lows = tally(cosines, rng.random((200, 1)) < 0.5, np.arange(200) // 40)
-    fitted = calibration.fit(lows, 0)
-    shown = fitted.probability(cosines)
-    assert fitted.error > abs(shown.mean() - 0.5)
-    # Categories of one fold are all right, all others wrong.
+    """The categories of one fold are all right, those of others all wrong."""
     categories = np.arange(200)
     right = (categories % 5 == 0)[:, None]
-    found = calibration.fit(tally(cosines * 0 + 0.5, right, categories), 0)
-    # (1/5 of (1 - 1/162) and 4/5 of 40/160, with the two added answers)
+    found = calibration.fit(tally(right * 0 + 0.5, right, categories), 0)
+    # Each fit adds two answers. Without the first fold, it predicts 1/162, and
+    # else 41/162, which are in different bins.
     expected = 0.2 * (1 - 1 / 162) + 0.8 * 41 / 162
     assert found.error == pytest.approx(expected, abs=1e-6)
+    assert found.first_error == found.error
 
 
 def test_equal_cosines_have_one_probability():
     right = np.arange(150)[:, None] % 3 == 0
     fitted = calibration.fit(tally(np.full((150, 1), 0.4), right), 0)
-    assert fitted.cosines == (0.4,)
-    assert fitted.probabilities == (round(51 / 152, 6),)
+    assert fitted.nearest == ((0.4,), (round(51 / 152, 6),))
 
 
 @pytest.mark.parametrize("is_right", [False, True])
@@ -105,7 +128,8 @@ def test_no_probability_is_0_or_1_if_all_answers_agree(is_right):
     fitted = calibration.fit(tally(cosines, np.full((200, 1), is_right)), 0)
     # A right and a wrong answer are added.
     expected = 201 / 202 if is_right else 1 / 202
-    assert fitted.probabilities == pytest.approx([expected] * 2, abs=1e-6)
+    found = fitted.nearest.probabilities
+    assert found == pytest.approx([expected] * 2, abs=1e-6)
     assert fitted.error < 0.02
 
 
@@ -141,6 +165,8 @@ def test_tallies_add_up():
     assert (both.queries, both.documents) == (130, 1300)
     assert (one.collect().answers == one.answers).all()
     assert one.collect().queries == 60
+    # With several processes, one of them may have no queries.
+    assert not calibration.Tally().collect().answers.any()
 
 
 def test_a_calibration_survives_a_round_trip():
@@ -152,11 +178,12 @@ def test_a_calibration_survives_a_round_trip():
 @pytest.mark.parametrize(
     "change",
     [
-        {"cosines": []},
-        {"cosines": [0.5, 0.5], "probabilities": [0.1, 0.2]},
-        {"cosines": [0.1, 0.5], "probabilities": [0.2, 0.1]},
-        {"cosines": [0.1], "probabilities": [1.5]},
-        {"cosines": [0.1], "probabilities": [float("nan")]},
+        {"nearest": [[], []]},
+        {"nearest": [[0.5, 0.5], [0.1, 0.2]]},
+        {"others": [[0.1, 0.5], [0.2, 0.1]]},
+        {"nearest": [[0.1], [1.5]]},
+        {"nearest": [[0.1], [float("nan")]]},
+        {"nearest": [[0.1]]},
         {"queries": None},
         {"surprise": 1},
     ],

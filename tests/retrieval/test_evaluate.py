@@ -147,7 +147,7 @@ def test_models_are_calibrated_but_baselines_are_not(
     assert [one.queries for one in found] == [4, 4, 4, 4, 8, 8]
     assert [one.documents for one in found] == [4, 6, 4, 6, 4, 6]
     assert {one.step for one in found} == {3}
-    assert found[-1].probability(1) > 0.7 > 0.2 > found[-1].probability(0)
+    assert found[-1].nearest(1) > 0.7 > 0.2 > found[-1].others(0)
     (first, *_) = evaluate.evaluate(embedder, frame, root, *settings)
     assert "calibration" not in first
 

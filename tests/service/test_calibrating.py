@@ -45,10 +45,10 @@ def test_an_index_is_calibrated(place, queries, loaded, color_net):
     assert fitted.documents == 12
     assert fitted.step == 4
     assert fitted.error < 0.15
-    low, high = fitted.probability([0.5, 1.0])
-    assert low < 0.2
     # Each query has two right answers; no brown one has any.
-    assert 0.4 < high < 0.95
+    assert fitted.others(0.5) < 0.2
+    high = fitted.nearest(1.0)
+    assert 0.6 < high < 0.95
     with mixer_jax.open_index(place, color_net) as index:
         assert index.store.calibration == fitted
         best, *others = index.search(vector=[1, -1, -1], k=12)

@@ -7,7 +7,7 @@ from PIL import Image
 import mixer_jax
 from mixer_jax.data.images import decoding
 from mixer_jax.retrieval import bundle
-from mixer_jax.retrieval.calibration import Calibration
+from mixer_jax.retrieval.calibration import Calibration, Curve
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import building, rebuilding
 
@@ -52,17 +52,24 @@ def test_hits_have_probabilities_if_the_index_is_calibrated(
     assert filled.search(picture(RED))[0].probability is None
     with pytest.raises(UserError, match="index calibrate"):
         filled.search(picture(RED), min_probability=0.5)
-    known = Calibration((0.0, 1.0), (0.1, 0.7), 100, 3, 0.01, 0.02, 1)
+    curve = Curve((0.0, 1.0), (0.1, 0.7))
+    known = Calibration(curve, curve, 100, 3, 0.01, 0.02, 1)
     filled.store.calibrate(known)
     hits = filled.search(picture(RED))
     found = [hit.probability for hit in hits]
     scores = [hit.score for hit in hits]
-    np.testing.assert_allclose(found, known.probability(scores))
+    np.testing.assert_allclose(found, known.rate(scores))
     assert found[0] == pytest.approx(0.7)
     red = filled.get("r").vectors[0].embedding
     for threshold, count in ((0.0, 3), (0.11, 1), (0.69, 1), (0.71, 0)):
         kept = filled.search(vector=red, min_probability=threshold)
         assert len(kept) == count, threshold
+    # Pages have the probabilities of the whole.
+    other = curve._replace(probabilities=(0.0, 0.3))
+    filled.store.calibrate(known._replace(others=other))
+    whole = [hit.probability for hit in filled.search(picture(RED))]
+    pages = [filled.search(picture(RED), k=1, offset=i)[0] for i in range(3)]
+    assert [hit.probability for hit in pages] == pytest.approx(whole)
     # The calibration was fitted to pictures.
     assert filled.search(text="shoe")[0].probability is None
     with pytest.raises(UserError, match="by a picture alone or a vector"):
@@ -71,11 +78,12 @@ def test_hits_have_probabilities_if_the_index_is_calibrated(
         with pytest.raises(UserError, match="must be a number from 0 to 1"):
             filled.search(picture(RED), min_probability=bad)
     with mixer_jax.open_index(tmp_path / "shop", model) as again:
-        assert again.store.calibration == known
+        assert again.store.calibration == known._replace(others=other)
 
 
 def test_an_index_inherits_the_calibration_of_its_model(model, tmp_path):
-    known = Calibration((0.5,), (0.3,), 100, 3, 0.01, 0.02, model.step)
+    curve = Curve((0.5,), (0.3,))
+    known = Calibration(curve, curve, 100, 3, 0.01, 0.02, model.step)
     rows = [{"calibration": known._asdict()}]
     rows[0] |= dict(stage="s", split="test", gallery="test")
     rows[0] |= dict(queries=1, documents=1)

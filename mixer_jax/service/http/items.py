@@ -301,7 +301,8 @@ def _vectors(id: str, vector: Any) -> np.ndarray | None:
     if vector is None:
         return None
     try:
-        return np.atleast_2d(np.array(vector, np.float32))
+        with np.errstate(over="ignore"):  # The index refuses infinite elements.
+            return np.atleast_2d(np.array(vector, np.float32))
     except (OverflowError, TypeError, ValueError) as error:
         raise bad(
             f"vector of item {quoted(id)} is not a list of numbers."

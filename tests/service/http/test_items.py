@@ -132,6 +132,7 @@ def test_thumbnails_are_shown_without_files(color_net, tmp_path):
             assert client.get(f"/v1/{image}").status_code == 200
 
 
+@pytest.mark.filterwarnings("error:overflow")  # on the server's console
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -146,6 +147,7 @@ def test_thumbnails_are_shown_without_files(color_net, tmp_path):
         ({"id": "a", "images": 5}, "not a list of at most 64"),
         ({"id": "a", "vector": [1]}, "shape (1,)"),
         ({"id": "a", "vector": [0, 0, 0]}, "zero or not finite"),
+        ({"id": "a", "vector": [1e300, 0, 0]}, "zero or not finite"),
         ({"id": "a", "vector": ["x"]}, "vector of item 'a' is not a list"),
         ({"id": "a", "vector": [10**400]}, "vector of item 'a' is not a list"),
         ({"id": "a", "vector": [[1, 2], [3]]}, "is not a list of n"),

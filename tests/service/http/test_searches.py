@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from mixer_jax.retrieval.calibration import Calibration
+from mixer_jax.retrieval.calibration import Calibration, Curve
 from mixer_jax.service import server
 from mixer_jax.service.batches import searching
 from mixer_jax.service.batches.batching import FullError
@@ -52,7 +52,8 @@ def test_a_search_returns_the_nearest_items(client):
 
 
 def test_answers_have_probabilities_if_the_index_is_calibrated(own):
-    known = Calibration((0.0, 1.0), (0.1, 0.7), 100, 12, 0.01, 0.02, 4)
+    curve = Curve((0.0, 1.0), (0.1, 0.7))
+    known = Calibration(curve, curve, 100, 12, 0.01, 0.02, 4)
     with TestClient(server.make_app(own)) as client:
 
         def found(**body):
