@@ -92,11 +92,12 @@ def measure(
         raise UserError(f"{place} has no search by words: {model.ignores_text}")
     settings, data = model.config.evaluate, model.config.data
     frame, _ = evaluate.read(path, settings, data.max_skipped, data.max_pixels)
-    ways = {("picture", 0): _by_picture(model, path.parent)}
+    by_picture = _by_picture(model, path.parent)
+    ways = {("picture", 0): by_picture}
     for number in numbers:
         typed = _typed(frame, number)
         for way, shown in (("words", False), ("both", True)):
-            embed = _by_words(model, path.parent, typed, shown)
+            embed = _by_words(model, path.parent, typed, shown, by_picture)
             ways[way, number] = embed
     described = machine.describe(list(mesh.devices.flat))
     rows = []
@@ -117,17 +118,28 @@ def _typed(frame: pd.DataFrame, number: int) -> pd.Series:
 
 
 def _by_picture(model: Model, root: pathlib.Path) -> evaluate.Embed:
+    """Returns a function that embeds each frame once."""
+    known: dict[tuple[str, ...], np.ndarray] = {}
+
     def embed(frame: pd.DataFrame) -> np.ndarray:
-        images = _paths(frame, root)
-        if (frame.role == table.QUERY).all():
-            return model.embed_queries(images)
-        return model.embed_documents(images, frame.text.tolist())
+        images, ids = _paths(frame, root), tuple(frame.sample_id)
+        if ids not in known:
+            if (frame.role == table.QUERY).all():
+                known[ids] = model.embed_queries(images)
+            else:
+                texts = frame.text.tolist()
+                known[ids] = model.embed_documents(images, texts)
+        return known[ids]
 
     return embed
 
 
 def _by_words(
-    model: Model, root: pathlib.Path, typed: pd.Series, shown: bool
+    model: Model,
+    root: pathlib.Path,
+    typed: pd.Series,
+    shown: bool,
+    by_picture: evaluate.Embed,
 ) -> Callable[[pd.DataFrame], np.ndarray]:
     """Returns a function that embeds queries by the words of their category.
 
@@ -136,8 +148,8 @@ def _by_words(
       root: the folder that the image paths are relative to.
       typed: the words, by category ID.
       shown: whether the words complement the query's picture.
+      by_picture: embeds documents.
     """
-    by_picture = _by_picture(model, root)
 
     def embed(frame: pd.DataFrame) -> np.ndarray:
         if (frame.role != table.QUERY).any():

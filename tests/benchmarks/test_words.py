@@ -42,7 +42,9 @@ def test_queries_have_the_words_of_their_category(model, colors):
     frame = table.read_table(root / "colors.csv")
     typed = words._typed(frame, 1)
     queries = frame[frame.role == table.QUERY]
-    embed = words._by_words(model, root, typed, shown=False)
+    embed = words._by_words(
+        *(model, root, typed, False, words._by_picture(model, root))
+    )
     texts = [f"{typed[category]}" for category in queries.category_id]
     assert len(set(texts)) > 1
     np.testing.assert_array_equal(
