@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--text-width", type=int, default=384, help="text feature dimensions")
     add("--seed", type=int, default=0)
     add("--log", default="", help="folder of a real log, instead of --samples")
-    add("--features", default="", help="features.npz that categorize wrote")
+    add("--features", default="", help="features.npz written by categorize")
     add("--truth", default="", help="sample table with the true categories")
     add("--sweep", default="", help="thresholds to compare, comma-separated")
     add("--json", default="", help="file to write the rows to")

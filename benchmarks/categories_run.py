@@ -4,7 +4,7 @@ Synthetic catalogs have category sizes that follow a power law, so that most
 categories are small and a few are large. Features are distributed around the
 center of their category; their variance decreases with the dimension, as with
 trained encoders, and the two roles are offset from each other. The log is
-simulated; look-alikes are samples that are close in the leading dimensions.
+simulated; look-alikes are samples close in the leading dimensions.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def synthetic(
       samples: total number of queries and items, about half of each.
       clicks: approximate number of clicks in the log.
       wrong: share of wrong clicks.
-      widths: the widths of image features and of text features.
+      widths: the widths of the image and text features.
       seed: the seed of all random draws.
 
     Returns:

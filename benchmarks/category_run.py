@@ -42,7 +42,7 @@ class Job:
     """The phases of a run.
 
     Attributes:
-      folder: where samples, run and export are; see `write`.
+      folder: holds the samples, the run and the export; see `write`.
       categories: C.
       dim: D.
       head: the head's name.
@@ -68,7 +68,7 @@ class Names(Sequence[str]):
     """
 
     def __init__(self, count: int, grown: bool = False):
-        """Takes C, and whether these are the IDs of the grown table."""
+        """Takes C and whether to generate the grown table's IDs."""
         self._count, self._grown = count, grown
 
     def __len__(self) -> int:
@@ -90,7 +90,7 @@ class Names(Sequence[str]):
 def write(folder: pathlib.Path, count: int) -> None:
     """Writes the samples of C categories: one query and one document each."""
     if not count % _SHUFFLE:
-        raise ValueError(f"{count} is a multiple of {_SHUFFLE}")
+        raise ValueError(f"{count} must not be a multiple of {_SHUFFLE}")
     labels = (np.arange(count) * _SHUFFLE % count).astype(np.int32)
     places = np.zeros(count, np.int64)
     places[labels] = np.arange(count)
@@ -146,7 +146,7 @@ class Run:
 
     @property
     def share(self) -> int:
-        """The bytes of proxies, optimizer rows and graph in this process."""
+        """Bytes of proxies, optimizer rows and graph in this process."""
         state = self.setup.state
         rows = jax.tree.leaves((state.proxies, state.proxy_state, state.graph))
         return sum(x.size * x.dtype.itemsize for x in rows)

@@ -129,7 +129,7 @@ def measure(
             rows.append(about | row | machine.describe(jax.devices()[:1]))
             print(
                 f"{row['phase']}: {row['seconds']:.1f} s, "
-                f"{row['beyond_mb']:,.0f} MB beyond {row['share_mb']:,.0f}",
+                f"{row['beyond_mb']:,.0f} MB beyond {row['share_mb']:,.0f} MB",
                 file=sys.stderr,
             )
     return rows

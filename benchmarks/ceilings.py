@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from mixer_jax.runtime import mesh as meshes
 
 # Side of the square matrices, and size in MiB of the copied array over all
-# devices: far larger than any cache, yet measured in a second or two.
+# devices: far larger than any cache, but measured in a second or two.
 SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}
 MIB = {"cpu": 512, "gpu": 4096, "tpu": 2048}
 REPEATS = 8

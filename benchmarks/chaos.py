@@ -12,9 +12,9 @@ the run is resumed by the same command with a random number of processes and, if
 - With a single number of devices, the parameters, the proxies and all losses
   must be equal, bit for bit.
 - With several numbers of devices, all proxies are active. The first loss after
-  each restart must be the one that the first number of devices gives from the
-  same checkpoint, and the final metrics must lie within those of `--seeds`
-  undisturbed runs.
+  each restart must equal the loss computed from the same checkpoint with the
+  first number of devices, and the final metrics must lie within the range of
+  `--seeds` undisturbed runs.
 - Every step must be logged once, and no unfinished files may be left.
 
 The processes share this machine; the encoders are tiny, see `chaos_main`. A
@@ -41,7 +41,7 @@ from mixer_jax.runtime import processes
 from mixer_jax.runtime.errors import UserError
 
 STATES = ("starting", "training", "saving")  # states in which a run is killed
-# Maximum seconds until a run is killed, after its start or its first step.
+# Maximum seconds from a run's start, or from its first step, to its kill.
 _STARTING = 8.0
 _TRAINING = 4.0
 
@@ -200,8 +200,8 @@ class KilledRun:
         """Waits until a random moment in the given state.
 
         Returns:
-          The state that was reached: "training" if no checkpoint was being
-          written in time, "" if the run ended earlier.
+          The state reached: "training" if no checkpoint write began in time,
+          "" if the run ended earlier.
         """
         written, since = self._run.written(), time.monotonic()
         timing = state == "starting"

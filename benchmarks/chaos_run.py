@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("stage1", "stage2", "stage3")
 _FOLDER = "run"  # in the processes' working directory
 _THREADS = 8
-_GRACE = 10.0  # seconds from a process's end until the others are killed
+_GRACE = 10.0  # seconds between a process's exit and killing the others
 
 
 class Place(NamedTuple):

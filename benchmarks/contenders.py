@@ -85,8 +85,8 @@ class Contender:
 
     Attributes:
       head: the name of the head.
-      active: share of the rows that the head scores with gradients.
-      rows: number of rows that the head scores with gradients.
+      active: share of the rows scored with gradients.
+      rows: number of rows scored with gradients.
       flops: useful operations per step.
       traffic: minimum bytes per step.
       run: performs a step on the arrays, in place, with a PRNG key; returns

@@ -6,8 +6,8 @@
 Draws small JPEG files, texts and categories with Zipf frequencies from a seed.
 With `--inline`, the images are one-pixel PNGs in a column of the table instead,
 so that decoding takes little of the time.
-For each number of workers, prepares the table from scratch; the reference of
-the ratio is decoding the same files in as many processes that do nothing else.
+For each number of workers, prepares the table from scratch; the ratio's
+baseline only decodes the same files, in the same number of processes.
 With the last number of workers, changes 1% of the rows in one place, appends
 1%, and changes 1% at random, and prepares each of these tables again.
 Then starts training, resumes it from the middle of an epoch (both up to the
@@ -47,10 +47,10 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import inputs
 
 _CATEGORIES = 100  # fixed, so that memory depends only on the samples
-_DISTINCT = 10_000  # images; the other files are links to these
-_SECONDS = 20  # duration of reading batches
+_DISTINCT = 10_000  # number of distinct images; the other files are links
+_SECONDS = 20  # of reading batches, per loader
 _CHUNK = 64  # images per task of the bare loop
-_ROWS = 100_000  # table rows written at once
+_ROWS = 100_000  # table rows per write
 _CHANGES = ("contiguous", "appended", "scattered")
 
 Row = dict[str, Any]
@@ -131,7 +131,7 @@ def measure(
         for number, (rate, plain) in rates.items():
             ours = _read(_batches(path, number))
             theirs = None
-            # Shuffled rows of a Parquet file cannot be read one by one.
+            # Parquet files do not support random access to single rows.
             if side and partial_fc_torch.available():
                 theirs = _read(_torch_batches(path, count, number))
             rows.append(
@@ -182,7 +182,7 @@ def write(folder: pathlib.Path, count: int, side: int) -> pathlib.Path:
     if not side:
         kinds["image"] = pa.binary()
     schema = pa.schema(kinds.items())
-    # Write in parts, so that the table need not fit into memory.
+    # Write in parts, so that the table need not fit in memory.
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, count, _ROWS):
             numbers = np.arange(start, min(start + _ROWS, count))
@@ -192,7 +192,7 @@ def write(folder: pathlib.Path, count: int, side: int) -> pathlib.Path:
             columns = _columns(numbers, categories[numbers])
             columns["image"] = images
             writer.write_table(pa.table(columns, schema))
-    long_ago = time.time() - 3600  # Recent tables are read again.
+    long_ago = time.time() - 3600  # Recently modified tables are reread.
     os.utime(path, (long_ago, long_ago))
     return path
 
@@ -231,7 +231,7 @@ def _names(path: pathlib.Path, count: int) -> Sequence[str]:
 
 def _decode(names: Sequence[str]) -> None:
     for name in names:
-        decoding.decode(name, decoding.CHECKED)
+        decoding.check(name)
 
 
 def _bare(path: pathlib.Path, count: int, workers: int) -> float:
@@ -293,7 +293,7 @@ def _change(
 
 def _rewrite(path: pathlib.Path, table: pa.Table) -> None:
     pq.write_table(table, path, row_group_size=_ROWS)
-    long_ago = time.time() - 3600  # Recent tables are read again.
+    long_ago = time.time() - 3600  # Recently modified tables are reread.
     os.utime(path, (long_ago, long_ago))
 
 
@@ -344,12 +344,12 @@ def _torch_batches(
         drop_last=True,
         persistent_workers=True,
     )
-    while True:  # An epoch may be short.
+    while True:  # An epoch may end before the time is up.
         yield from loader
 
 
 def _read(batches: Iterator[Any]) -> float:
-    """Returns the samples per second, after the first batches."""
+    """Returns the samples per second, excluding the first batches."""
     with contextlib.closing(batches):
         collections.deque((next(batches) for _ in range(4)), maxlen=0)
         begin, count = time.perf_counter(), 0

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--table", required=True)
     parser.add_argument("--position", type=int, default=0)
     given = parser.parse_args()
-    assert loop  # Training imports it, so count its memory.
+    assert loop  # Training imports it; count its memory as well.
     memory = Memory()
     before = memory.peak
     memory.start()

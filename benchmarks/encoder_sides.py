@@ -83,7 +83,7 @@ class Ours:
     """Our encoder, on the first device.
 
     Attributes:
-      variables: the encoder's variables; None until `place`.
+      variables: the encoder's variables; None before `place`.
       flops: floating point operations of each compiled pass.
     """
 
@@ -114,7 +114,7 @@ class Ours:
         self.flops[name] = counted["flops"]
 
     def place(self, tensors: dict[str, np.ndarray] | None = None) -> None:
-        """Loads the original's weights; constant ones if `tensors` is None."""
+        """Loads the original's weights, or constants if `tensors` is None."""
         if tensors is None:
             self.variables = jax.tree.map(
                 lambda x: jnp.full(x.shape, 0.01, x.dtype), self._shapes
@@ -180,7 +180,7 @@ class Peer:
             name: torch.from_numpy(x).to(self._device)
             for name, x in self._named_inputs(problem).items()
         }
-        # Position embeddings have to be resized for other image sizes.
+        # Position embeddings must be resized for other image sizes.
         stored = getattr(problem.config, "image_size", problem.size)
         if not problem.is_text and stored != problem.size:
             self._inputs["interpolate_pos_encoding"] = True

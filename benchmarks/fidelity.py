@@ -5,7 +5,7 @@
 
 Encodes a sample table once (the stage's own, or another one) with the encoders
 of a trained stage, and trains new towers, fusion and proxies on these features
-with each head in turn: `exact`, and with the same active share `knn`,
+with each head in turn: `exact` and, with the same active share, `knn`,
 `knn, stale` (whose graph is built from the imprinted proxies and never
 rebuilt), `topk` and `sampled`. All heads have the same initialization and the
 same batches for a given seed. The metrics are Identical@1 on held-out

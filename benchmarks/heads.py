@@ -131,7 +131,7 @@ def measure(
     for one in field:
         memories[one] = memory.measure(problem, one.head, one.active)
         if memories[one] is None:
-            print(f"{one.head} at {one.active:g} does not fit into memory.")
+            print(f"{one.head} at {one.active:g} does not fit in memory.")
     limits = ceilings.measure(mesh)
     times = _time(
         problem, mesh, [one for one in field if memories[one]], given.rounds
@@ -246,7 +246,7 @@ def _time_graph(
 
 
 def _row(problem, one, mesh, times, dense, peak, limits) -> dict[str, Any]:
-    """Returns a row of the JSON; figures that were not measured are None."""
+    """Returns a row of the JSON; unmeasured figures are None."""
     row = {
         "head": one.head,
         "classes": problem.classes,

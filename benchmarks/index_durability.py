@@ -11,7 +11,7 @@ same folder. After each kill:
 - every acknowledged operation must be there: the index has the same items, with
   the same texts, fields and embeddings, as a dictionary to which the operations
   were applied;
-- the operation that was interrupted must be there as a whole or not at all.
+- the interrupted operation must be there completely or not at all.
 
 An item's embeddings and text identify the operation that wrote it. A search
 must never show the text of one operation with the score of another.
@@ -75,7 +75,7 @@ class Count(NamedTuple):
 
     acknowledged: int = 0
     interrupted: int = 0  # operations started but not acknowledged
-    applied: int = 0  # interrupted operations that are in the index
+    applied: int = 0  # interrupted operations found in the index
     lost: int = 0
     torn: int = 0
     searches: int = 0
@@ -94,9 +94,9 @@ def run(
       seed: the seed of all random choices.
 
     Returns:
-      The fields of `Count`. `lost` counts acknowledged operations that are not
-      in the index, `torn` counts interrupted operations that were applied in
-      part, and `wrong_hits` counts hits that mix operations.
+      The fields of `Count`. `lost` counts acknowledged operations missing from
+      the index, `torn` counts partially applied interrupted operations, and
+      `wrong_hits` counts hits that mix operations.
     """
     with LocalStore.draft(folder, _PROPERTIES) as made:
         made.publish()
@@ -205,7 +205,7 @@ def _check(
     expected: dict[str, int],
     count: Count,
 ) -> tuple[Count, int]:
-    """Compares the index with the operations that a writer has logged.
+    """Compares the index with the operations logged by a writer.
 
     Returns:
       The counts, and the number of the next operation.

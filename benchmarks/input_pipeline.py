@@ -4,12 +4,13 @@
         --workers=2 --rounds=5 --json=input_pipeline.json
 
 Bare decoding reads, decodes and resizes the same files in as many threads and
-does nothing else: it is the limit, and the reference of `ratio`. Rounds
+does nothing else: it is the upper limit and the baseline of `ratio`. Rounds
 alternate between all contenders, so that other load on the machine affects all
-alike; each round starts afresh and is timed after startup. Rates are those of
-the median round, and ratios are the medians of the ratios of all rounds. Our
-pipeline with augmentation does more work than the others and is included to
-show its cost. PyTorch's loader is excluded if torch is not installed.
+alike; each round starts from scratch and is timed after startup. Rates are
+those of the median round, and ratios are the medians of the ratios of all
+rounds. Our pipeline with augmentation does more work than the others and is
+included to show its cost. PyTorch's loader is excluded if torch is not
+installed.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batches", type=int, default=40, help="batches per round")
     add("--workers", type=int, default=2, help="threads or processes")
     add("--rounds", type=int, default=5, help="rounds per pipeline")
-    add("--augment", default="strong", help="strength of our extra run")
+    add("--augment", default="strong", help="augmentation of our extra run")
     add("--json", default="", help="file to write the rows to")
     return parser
 

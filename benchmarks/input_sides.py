@@ -163,7 +163,7 @@ def peer(data: Data) -> float:
     import torch.utils.data
 
     problem = data.problem
-    # More batches than are read, so that no worker runs out of work.
+    # Offer more batches than are read, so that no worker runs out of work.
     batches = problem.batches + 2 * _READ_AHEAD * problem.workers
     loader = torch.utils.data.DataLoader(
         TorchImages(data.paths, problem.size, problem.batch * batches),

@@ -4,7 +4,7 @@ On a CPU, this is the maximum resident set while the arrays are made and three
 steps run, minus the resident set before: the interpreter, libraries, the
 backend and the compiled step. The step is compiled first, so that the
 compiler's temporary memory does not count, and the arrays are filled chunk by
-chunk, so that making them is not the peak. On an accelerator, it is the
+chunk, so that creating them does not set the peak. On an accelerator, it is the
 allocator's figure for the device that needs the most.
 """
 
@@ -121,7 +121,7 @@ def _torch_in_use(device: str, peak: bool = False) -> int:
 
 
 def resident(peak: bool) -> int:
-    """Returns the peak resident bytes; or the current ones, resetting the peak.
+    """Returns peak resident bytes, or current bytes after resetting the peak.
 
     On Linux, this reads the kernel's high-water mark, because it can be reset
     and because `ru_maxrss` starts from the parent's peak.

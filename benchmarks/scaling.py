@@ -10,8 +10,8 @@ same step on more devices. In *weak* scaling, batch and categories grow with the
 devices; the given sizes are for the fewest devices of the series.
 
 Efficiency is predicted only from the rooflines of TPU programs, relative to the
-fewest chips of a series; see `add_efficiency`. Programs for CPU devices only
-show the number of collectives and the bytes they transfer, not times.
+fewest chips of a series; see `add_efficiency`. CPU programs show only the
+number of collectives and the bytes transferred, not times.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
     """Compiles every step; returns a row for each program."""
     config = load_config(given.config)
     counts = [int(count) for count in given.devices.split(",") if count]
-    # The settings only apply before JAX initializes its backends; otherwise
+    # These settings apply only before JAX initializes its backends; after that,
     # use the existing devices.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_platforms", "cpu")

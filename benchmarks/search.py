@@ -11,11 +11,11 @@ kind. faiss's IndexFlatIP, which is also exact, uses one thread per core of this
 process. The engines take turns; each row gives the median time, and the minimum
 CPU time, which is less affected by other load on the machine. `ratio_to_faiss`
 is faiss's time divided by the engine's. `share_of_peak` is the time to read all
-rows once in f32, or to multiply them with the queries in f32, at the machine's
+rows once in f32, or to multiply them by the queries in f32, at the machine's
 measured limits, divided by the engine's time; narrower dtypes allow shares
-above 1. `recall` is the share of faiss's results that are found. `peak_mb` is
-the memory that the rows and searches of `mixer_jax` need, measured before the
-other engines start.
+above 1. `recall` is the share of faiss's results found. `peak_mb` is the memory
+needed by the rows and searches of `mixer_jax`, measured before the other
+engines start.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def _real(path: str, dim: int) -> Callable[..., np.ndarray]:
             known = file["image"]
     except (OSError, KeyError, ValueError) as error:
         raise UserError(
-            f"--features={path} is not a features.npz of categorize: {error}"
+            f"--features={path} is not a features.npz from categorize: {error}"
         ) from error
     if known.shape[1] < dim:
         raise UserError(
@@ -219,7 +219,7 @@ def _alternate(
     k: int,
     given: argparse.Namespace,
 ) -> dict[str, tuple[np.ndarray, float, float]]:
-    """Returns each engine's results, median time and least CPU time, in ms."""
+    """Returns each engine's results, median time and minimum CPU time in ms."""
     found = {name: search(queries, k) for name, search in engines.items()}
     times, cpu = ({name: [] for name in engines} for _ in range(2))
     for _ in range(given.rounds):

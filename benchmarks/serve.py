@@ -3,12 +3,12 @@
     python -m benchmarks.serve --items=100000 --seconds=5 --json=serve.json \
         [--minutes=30]
 
-The server runs in this process, and the clients in another one. They search
-for photo-like JPEG pictures with the quickstart's encoder, whose weights are
-random. The rows are:
+The server runs in this process, and the clients run in another. They search
+with photo-like JPEG pictures, which the server encodes with the quickstart's
+encoder and random weights. The rows are:
 
     bare N     decoding, embedding and searching in batches of N, without HTTP
-    clients N  N clients, each of which sends one search after another
+    clients N  N clients, each sending one search after another
     rate R     R searches per second: at 0.8 and 3 times the capacity, which is
                the best rate of the rows above
     minute N   with --minutes, 0.8 times the capacity, minute by minute
@@ -123,7 +123,7 @@ def make_model() -> Model:
     variables = jax.jit(lambda key: factory.init_variables(net, config, key))(
         jax.random.key(0)
     )
-    # Pretrained encoders are zero until they are loaded; make them random.
+    # Pretrained encoders are all zeros until loaded; randomize them.
     leaves, tree = jax.tree.flatten(variables)
     rng = np.random.default_rng(0)
     leaves = [x + rng.normal(0, 0.02, x.shape).astype(x.dtype) for x in leaves]
@@ -217,7 +217,7 @@ def serving(
 def loads(
     address: tuple[str, int], folder: pathlib.Path, seconds: float
 ) -> list[Row]:
-    """Measures the server with more and more clients, and under overload."""
+    """Measures the server with an increasing load, up to overload."""
     rows = []
     for count in CLIENTS:
         option = f"--clients={count}"

@@ -13,7 +13,7 @@ demonstration's emoji with skin tones are drawn there.
 
 This takes two minutes on a laptop's CPU after the :runlocal version of stage 1,
 mostly to embed the large data once. The loss falls from about 30 to 17. The
-monitor of the active set warns, because after only a dozen steps of stage 1 the
+active-set monitor warns, because after only a dozen steps of stage 1 the
 embeddings still move faster than the class graph is rebuilt.
 """
 

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # With __getattr__, checkers would accept any name.
+if not TYPE_CHECKING:  # With __getattr__, type checkers accept any name.
 
     def __getattr__(name: str) -> Any:
         """Imports a public name on first use."""

@@ -6,8 +6,8 @@
 Writes found.csv, unassigned.csv, categories.json (quality and chosen settings),
 identities.json (changes to the IDs of --previous) and a cache. The test samples
 of --truth become test rows of found.csv, never training rows. Several processes
-can share the encoding of images and texts and the search for neighbors, like
-those of `mixer_jax.main`.
+can share the encoding of images and texts and the search for neighbors, as
+with `mixer_jax.main`.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 
 Prints the cost per chip of the training step and of building the class graph:
 memory, FLOPs, bytes moved, collectives, and the lower bound on time that they
-imply. Without `--categories`, the number of categories is that of the
+imply. Without `--categories`, the number of categories is taken from the
 config's data.
 """
 

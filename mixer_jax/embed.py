@@ -5,9 +5,10 @@
 
 Several processes can share the work, like those of `mixer_jax.main`. The folder
 --out holds Parquet files of IDs and embeddings (see docs/own_data.md); the
-same command resumes. If --out ends in .npz, it is one file of `query_ids`,
-`document_ids`, `query_embeddings` and `document_embeddings`, which must fit
-into memory. Embeddings are float32 unit rows in the table's order.
+same command resumes an interrupted run. If --out ends in .npz, the output is a
+single file with `query_ids`, `document_ids`, `query_embeddings` and
+`document_embeddings`, which must fit into memory. Embeddings are float32 unit
+rows in the table's order.
 """
 
 import argparse

@@ -51,7 +51,7 @@ def _add(*, index: str, **options: Any) -> None:
     _report(summary)
     same = summary.rows - summary.written - summary.skipped.count
     terminal.say(
-        f"Added or changed {summary.written} rows, {same} were unchanged; the "
+        f"Added or changed {summary.written} rows; {same} were unchanged. The "
         f"index {index} has {summary}"
     )
 

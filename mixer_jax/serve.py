@@ -5,8 +5,8 @@
 
 `mixer_jax/service/server.py` lists the requests. Ctrl-C or SIGTERM stops the
 server, with exit code 0 if it was serving and 75 if it was still starting. Port
-0 selects a free port. API keys are read from files or, as in env:NAME, from
-environment variables.
+0 selects a free port. API keys are read from files or, if given as env:NAME,
+from environment variables.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mixer_jax.data.images import faults
 
-SIDE = 128  # pixels per side of files that are larger than `ALLOWED`
+SIDE = 128  # pixels per side of files larger than `ALLOWED`
 ALLOWED = 64 * 64  # pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FOREIGN = (

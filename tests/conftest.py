@@ -1,4 +1,4 @@
-"""Fixtures; sets up eight CPU devices, no network and strict numerics."""
+"""Fixtures, with eight CPU devices, no network and strict numerics."""
 
 import functools
 import json
@@ -47,8 +47,8 @@ hypothesis.settings.load_profile("repeatable")
 
 jax.config.update("jax_num_cpu_devices", 8)
 if jax.__version_info__ < (0, 11):
-    # This halves the compile time, including that of the commands that tests
-    # start; later versions do not have the flag.
+    # This halves compile times, including those of commands started by tests;
+    # later versions do not have the flag.
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{given} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -57,7 +57,7 @@ flags.FLAGS.mark_as_parsed()
 
 
 def _restore_signals():
-    """Restores signal handlers that scripts ignore in background commands.
+    """Restores default handlers of signals ignored in background commands.
 
     Tests send signals to themselves and to the commands that they start.
     SIGHUP stays ignored, because `nohup` is intentional.
@@ -86,7 +86,7 @@ def kill_processes():
     several.end_all()
 
 
-# Many tests compile their programs for every count.
+# Many tests compile their programs for every device count.
 COUNTS = [
     pytest.param(count, marks=pytest.mark.slow) if count in (1, 4) else count
     for count in (1, 2, 4, 8)
@@ -95,7 +95,7 @@ COUNTS = [
 
 @pytest.fixture(params=COUNTS)
 def num_devices(request):
-    """The device counts on which sharded computations are compared."""
+    """A device count at which sharded computations are compared."""
     return request.param
 
 
@@ -118,7 +118,7 @@ def compiled(tmp_path_factory):
     """The compilation cache of all tests and the commands they start."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # All workers share it.
+        folder = folder.parent  # shared by all workers
     folder = str(folder / "compiled")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -145,7 +145,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         size = int(self.headers["Content-Length"] or 0)
         self.body = self.rfile.read(size)
         if len(self.body) < size:
-            raise ConnectionError("The client ended during its request.")
+            raise ConnectionError("The client disconnected during its request.")
         # /[upload/ or download/]storage/v1/b/BUCKET[/o[/NAME[/VERB...]]]
         parts = [unquote(part) for part in url.path.split("/")]
         parts = parts[parts.index("b") + 1 :]

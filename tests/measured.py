@@ -11,8 +11,8 @@ from mixer_jax.retrieval.sharded import reading
 def measure(table, run, folder):
     """Returns the measures of a run on a table, and the embeddings as lists.
 
-    Embeds the table into a file and, twice, into a folder, and checks that both
-    hold the same.
+    Embeds the table into a file and, twice, into a folder, and checks that
+    the embeddings agree.
 
     Args:
       table: the path of the sample table.

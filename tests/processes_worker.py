@@ -1,4 +1,4 @@
-"""A process that `test_processes.py` starts; runs the act named by `--act`."""
+"""A process started by `test_processes.py`; runs the act named by `--act`."""
 
 import os
 import signal
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def hear_late() -> None:
-    """Delays the acknowledgement of the end of the run."""
+    """Delays the acknowledgement of the run's end."""
     hear = processes._hear
 
     def late() -> None:

@@ -84,7 +84,7 @@ def begin(
 
 
 def end_all() -> None:
-    """Kills the processes that a test started and did not finish."""
+    """Kills unfinished processes started by a test."""
     while _begun:
         with _begun.pop() as process:
             process.kill()

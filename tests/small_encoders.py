@@ -25,7 +25,7 @@ FLAGS = ("--image-encoder=small", "--text-encoder=small", "--size=16")
 
 
 class SmallImage(nn.Module):
-    """One convolution; has the interface of the image encoders."""
+    """One convolution with the interface of the image encoders."""
 
     @nn.compact
     def __call__(self, images):
@@ -35,7 +35,7 @@ class SmallImage(nn.Module):
 
 
 class SmallText(nn.Module):
-    """Embeds each token by itself; has the interface of the text encoders."""
+    """Per-token embeddings with the interface of the text encoders."""
 
     @nn.compact
     def __call__(self, tokens, mask):

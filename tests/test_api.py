@@ -1,4 +1,4 @@
-"""The public functions of the package, and the cost of its import."""
+"""The package's public functions and import cost."""
 
 import subprocess
 import sys

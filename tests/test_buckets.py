@@ -1,4 +1,4 @@
-"""The commands with a run that was copied to a bucket."""
+"""Commands that use a run copied to a bucket."""
 
 import json
 

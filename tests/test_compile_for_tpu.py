@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=configs/stage2.py:runlocal"
-# A small encoder, which compiles in seconds.
+# A small encoder that compiles in seconds.
 SMALL = (
     "--config.model.image.name=resnet18",
     "--config.model.fusion=image_only",
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# Variables of the tests that would change the compiled program.
+# The tests set these variables, which would change the compiled program.
 WITHOUT = {"JAX_PLATFORMS", "JAX_DISABLE_MOST_OPTIMIZATIONS"}
 
 

@@ -1,8 +1,8 @@
 """Every command with missing, read-only, full and otherwise unusable outputs.
 
-A destination that cannot be written is rejected before the work, with a message
-and exit code 2. If the disk fills up during the work, no result and no existing
-file is lost, and no draft remains.
+An unwritable destination is rejected before the work starts, with a message and
+exit code 2. If the disk fills up later, no result or existing file is lost, and
+no draft is left behind.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def inputs(color_run, colors, shop, tmp_path):
 
 @pytest.fixture
 def disk(disk):
-    """The mounted file system with 1 MB, enough for a report."""
+    """The mounted file system, resized to 1 MB to fit a report."""
     subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
     return disk
 
@@ -116,13 +116,13 @@ def test_missing_folders_are_created_and_links_followed(
     name, inputs, disk, tmp_path
 ):
     command = COMMANDS[name]
-    # First the output is missing; then it is a dangling link to another disk;
-    # then the target of the link exists.
+    # The output is first missing, then a dangling link to another disk, and
+    # finally a link to an existing target.
     (tmp_path / "link").mkdir()
     there = disk / command.name
     link = tmp_path / "link" / command.name
     link.symlink_to(there)
-    # A sample table may only contain images in its own folder.
+    # Images of a sample table must be in its own folder.
     inputs = inputs._replace(album=tmp_path / "album")
     for out in (tmp_path / "new" / command.name, link, link):
         if name == "data.read":
@@ -163,7 +163,7 @@ def test_full_disk_keeps_existing_files(
 def test_result_is_rescued_if_the_disk_fills_up(
     name, inputs, disk, tmp_path, capsys, monkeypatch
 ):
-    """The destination is writable when it is checked."""
+    """The destination passes the check before the disk fills up."""
     command = COMMANDS[name]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -247,7 +247,7 @@ BUILDERS = {
 
 @pytest.fixture
 def build(tmp_path, monkeypatch, capsys):
-    """Returns a function that runs a builder, which must fail early."""
+    """Returns a function that runs a builder and expects an early failure."""
 
     def work(*_, **__):
         raise AssertionError("The work has started.")

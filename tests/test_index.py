@@ -45,7 +45,7 @@ def test_every_form_works(build, at, colors, tmp_path, capsys):
     capsys.readouterr()
     assert index.main(["add", at, build[2]]) == 0
     output = capsys.readouterr().out
-    assert "Added or changed 1 rows, 11 were unchanged" in output
+    assert "Added or changed 1 rows; 11 were unchanged" in output
     ids = tmp_path / "ids.txt"
     ids.write_text("gray_document_forward\nnone\n")
     given = ["--id=red_document_reverse", "--id=no", f"--ids={ids}"]

@@ -44,7 +44,7 @@ def inputs(color_run, colors, own_shop, tmp_path, monkeypatch):
 
 
 class CallCounter:
-    """Counts the calls of the package's functions while a command works.
+    """Counts calls to the package's functions while a command runs.
 
     Attributes:
       count: the number of calls so far.
@@ -80,7 +80,7 @@ def outputs(inputs, out):
     """Returns the files that a command may write, with their contents."""
     found = dict(every_command.contents(out.parent))
     found |= dict(every_command.contents(inputs.shop))
-    # Each build of an index has the next number.
+    # Each build of an index gets the next number.
     return {re.sub(r"items-\d+", "items", k): one for k, one in found.items()}
 
 
@@ -94,7 +94,7 @@ def test_interrupted_command_leaves_no_partial_files(
     if name == "data.read":
         out = tmp_path / command.name
     arguments = command.arguments(inputs, out)
-    # The second run uses the programs that the first one compiled.
+    # The second run reuses the programs compiled by the first.
     for _ in range(2):
         with CallCounter() as calls:
             assert command.main(arguments) == 0
@@ -122,7 +122,7 @@ def test_interrupted_command_leaves_no_partial_files(
 def test_server_is_interrupted_before_and_stopped_while_serving(
     color_run, colors, tmp_path, monkeypatch, capsys
 ):
-    """While it serves, an interrupt stops it, and it exits with code 0."""
+    """An interrupt while serving stops the server with exit code 0."""
     arguments = ["build", f"--workdir={color_run}/stage2"]
     arguments.append(f"--out={tmp_path}/index")
     arguments.append(f"--table={colors[0]}/colors.csv")
@@ -136,7 +136,7 @@ def test_server_is_interrupted_before_and_stopped_while_serving(
         try:
             real(app, listener)
         finally:
-            # Later, the signal would end the test process.
+            # A later signal would end the test process.
             stop.cancel()
             stop.join()
 

@@ -1,4 +1,4 @@
-"""The launch scripts, without running their installations."""
+"""The launch scripts, without their installation steps."""
 
 import os
 import pathlib

@@ -22,8 +22,8 @@ ORDER = (
     "experiments",
     "reports",
 )
-MAX_MODULES = 16  # in a folder
-MAX_LINES = 400  # of a module
+MAX_MODULES = 16  # per folder
+MAX_LINES = 400  # per module
 CONFIGS = "configs"  # a link to the folder next to the package
 
 
@@ -44,7 +44,7 @@ MODULES = {_name(path): path for path in _files()}
 
 
 def _imported(path):
-    """Returns the modules of the package that a module imports at its top."""
+    """Returns the package's modules imported at a module's top level."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         if not isinstance(node, ast.ImportFrom) or not node.module:

@@ -153,7 +153,7 @@ def test_prepared_data_of_a_newer_format_are_refused(tmp_path, table):
 
 @pytest.mark.slow
 def test_killed_run_resumes_to_the_same_result(tmp_path, table):
-    """A run is killed twice at a random moment, then resumed."""
+    """A run is killed twice at random moments, then resumed."""
     flags = (
         "--config=configs/stage1.py:runlocal",
         f"--config.data.table={table}",

@@ -1,4 +1,4 @@
-"""Commands reject a folder or file that another one is writing to."""
+"""Commands reject a folder or file in use by another command."""
 
 import fcntl
 import importlib.util
@@ -55,7 +55,7 @@ def test_folder_in_use_is_rejected(name, tmp_path, capsys):
 WRITERS = {
     name: command
     for name, command in every_command.COMMANDS.items()
-    if "." in command.name and name != "evaluate"  # It adds rows.
+    if "." in command.name and name != "evaluate"  # evaluate adds rows
 }
 
 

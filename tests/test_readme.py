@@ -1,4 +1,4 @@
-"""All commands of README and docs run in a folder laid out like a clone."""
+"""All commands in README and docs run in a folder laid out like a clone."""
 
 import json
 import os
@@ -28,7 +28,7 @@ BLOCKS = [
     for page in (README, *PAGES)
     for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
 ]
-# Options that make the commands faster. The rest of a command is unchanged.
+# Options that make commands faster; the rest of each command is unchanged.
 SHORTER = {
     "launch/quickstart.sh": " --smoke",
     "launch/test.sh": " --dry-run",  # The CI runs the full script.
@@ -132,7 +132,7 @@ def _draw(path, hue, shape):
 
 
 def _own_data(folder):
-    """Writes the images and the table that the README asks for."""
+    """Writes the images and table required by the README."""
     (folder / "pictures").mkdir(parents=True)
     samples = []
     for category in range(14):
@@ -181,7 +181,7 @@ def test_quickstart_runs(clone):
         + "assert cosines.shape == (1, 2), cosines\n"
     )
     _run(f".venv/bin/python {script}", clone)
-    # Test the search here, where the stages are already trained.
+    # Test the search here because the stages are already trained.
     index, serve = (
         command.replace("runs/quickstart", "runs/smoke")
         for command in _commands("mixer_jax.serve")

@@ -14,8 +14,8 @@ from mixer_jax.service import forms
 
 ROOT = pathlib.Path(mixer_jax.__file__).parent
 OPTION = re.compile(r"(?<![\w`-])--([a-z][a-z_-]+)(?=[\s.,;:=)'\"]|$)")
-# Modules whose messages only these commands can print, although others import
-# the modules too.
+# Modules whose messages only these commands can print, although other commands
+# import them too.
 REACHED = {
     "categories.quality.against_truth": {"categorize"},
     "categories.settings": {"categorize"},
@@ -38,9 +38,9 @@ REACHED = {
     "retrieval.evaluate": {"evaluate"},
     "demo.icon_packages": {"demo.icons"},
 }
-# Messages may name another command together with an option of it.
+# Messages may name another command with one of its options.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")
-# Parts of a message that are another program's command line.
+# Parts of messages that are command lines of other programs.
 OTHERS = ("pip install", "npm pack", "python -m", "Run this first")
 
 
@@ -66,7 +66,7 @@ COMMANDS = sorted(name for name, tree in TREES.items() if is_command(tree))
 
 
 def imported(name):
-    """Yields the modules of the package that a module imports."""
+    """Yields the package's modules imported by a module."""
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -116,11 +116,11 @@ def options_in_messages(name):
 
 
 class ParsedError(Exception):
-    """Raised with a command's parser in place of parsing."""
+    """Raised instead of parsing; contains the command's parser."""
 
 
 def options(command, monkeypatch):
-    """Returns the options that a command has."""
+    """Returns the options of a command."""
     found = {
         node.args[0].value
         for node in ast.walk(TREES[command])
@@ -176,7 +176,7 @@ def test_options_are_found_in_messages():
 
 
 def test_suggested_keys_can_be_changed_when_resuming():
-    """Messages suggest these keys to a run that may be resumed."""
+    """Messages suggest these keys for resuming a run."""
     from mixer_jax.training.config import defaults
 
     for key in ("data.max_skipped", "data.features", "data.prepared"):

@@ -84,7 +84,7 @@ def test_an_index_of_another_format_is_refused(folder, capsys):
         metadata = json.loads((folder / "index.json").read_text())
         text = json.dumps(metadata | {"format": format})
         (folder / "index.json").write_text(text)
-        # An index that was accepted would lead to an error about the port.
+        # An accepted index would lead to an error about the port.
         assert serve.main([f"--index={folder}", "--port=70000"]) == 2
         error = capsys.readouterr().err
         assert f"error: The index in {folder} " in error

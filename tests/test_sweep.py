@@ -11,7 +11,7 @@ def run(folder, threshold="0.35,0.7", neighbors="4"):
 
 
 def test_grid_is_measured_and_written(own_shop, capsys, monkeypatch):
-    # The training is tested with `granularity`.
+    # Training is tested with `granularity`.
     monkeypatch.setattr(granularity, "identical_at_1", lambda *_: 0.5)
     assert run(own_shop) == 0
     assert "sweep.json" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Several processes match a single one: embed, evaluate, categorize."""
+"""Multi-process embed, evaluate and categorize match a single process."""
 
 import json
 import shutil
@@ -24,18 +24,18 @@ def start(command, processes, compiled, *arguments, **variables):
 
 
 def run(command, processes, compiled, *arguments):
-    """Runs a command of the color model; returns its processes' endings."""
+    """Runs a command of the color model; returns exit codes and outputs."""
     return several.finish(start(command, processes, compiled, *arguments))
 
 
 def logged(path):
-    """Returns the parts that processes have logged."""
+    """Returns the parts logged by the processes."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [line for line in lines if line != "stalled"]
 
 
 def kill_stalled(begun, log, count):
-    """Kills processes once the log says that `count` have stalled so far."""
+    """Kills the processes once the log shows `count` stalls."""
     try:
         while not log.exists() or log.read_text().count("stalled") < count:
             assert all(process.poll() is None for process in begun)
@@ -45,7 +45,7 @@ def kill_stalled(begun, log, count):
 
 
 def printed(ended):
-    """Returns the lines that a process printed, except those of Gloo."""
+    """Returns the lines printed by a process, except Gloo's."""
     lines = ended.output.splitlines()
     return [line for line in lines if "peer ranks" not in line]
 
@@ -181,7 +181,7 @@ def categorize(root, processes, compiled, **variables):
 
 @pytest.fixture
 def shops(tmp_path):
-    """Makes copies of a shop's images and click log."""
+    """Returns a function that copies a shop's images and click log."""
     shop.build(tmp_path / "shop")
 
     def copy(name):
@@ -201,7 +201,7 @@ def test_categories_are_the_same(shops, compiled):
         assert [one.code for one in ended] == [0] * processes, ended
         assert not any(map(printed, ended[1:]))
         assert "240 images and 60 texts need 0.00 GB" in ended[0].error
-        # 8 parts of images and 2 of texts
+        # 8 image parts and 2 text parts
         assert len(logged(root / "encoded.log")) == 10
         with np.load(root / "features.npz") as arrays:
             features[processes] = arrays["image"], arrays["text"]
@@ -224,7 +224,7 @@ def test_categorize_resumes_after_a_kill(shops, compiled):
     kill_stalled(begun, log, 2)
     finished = list(root.glob(".features.npz.parts/*/*.npz"))
     assert len(finished) == 6
-    # A part that was damaged is encoded again.
+    # A damaged part is encoded again.
     finished[0].write_bytes(finished[0].read_bytes()[:-40])
     ended = several.finish(categorize(root, 4, compiled))
     assert [one.code for one in ended] == [0] * 4, ended

@@ -9,7 +9,7 @@ import pytest
 import mixer_jax
 
 ROOT = pathlib.Path(mixer_jax.__file__).parents[1]
-# The modules that define public names, and those that define their types.
+# The modules that define public names or their types.
 CHECKED = (
     "mixer_jax/__init__.py",
     "mixer_jax/api.py",

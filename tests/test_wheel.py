@@ -1,4 +1,4 @@
-"""A wheel of the package works outside of a checkout."""
+"""The package's wheel works outside a checkout."""
 
 import os
 import pathlib
@@ -119,7 +119,7 @@ def test_own_config_can_import_the_common_one(data):
         "    return config\n"
     )
     run = ["-m", "mixer_jax.main", "--config=mine.py:runlocal"]
-    # Wrong input ends the command before it compiles anything.
+    # Invalid input ends the command before any compilation.
     message = _run(data, *run, "--workdir=other", code=2)
     assert "mine.csv" in message
 

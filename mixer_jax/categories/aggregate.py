@@ -5,9 +5,9 @@
 
 LOG is the folder with the tables of queries and items
 (mixer_jax/categories/click_log.py); mixer_jax/categories/clicks/events.py
-describes the format of events. Writes clicks.parquet to LOG and, with --until,
-the clicks of later events to clicks_later.parquet, for evaluating categories
-found from the earlier events. The counts are written to aggregate.json.
+describes the event format. Writes clicks.parquet to LOG and, with --until, the
+counts of later events to clicks_later.parquet, for evaluating categories found
+from the earlier events. The counts are written to aggregate.json.
 
 Duplicate events (same session, query, item and time) count once; events with
 unknown IDs are left out. Arguments after -- are passed to Beam, which runs in
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--until", help="events from this time on are set aside")
     add("--queries", default="", help="default: the table in --out")
     add("--items", default="", help="default: the table in --out")
-    add("--parts", default="", help="temporary folder of the workers")
+    add("--parts", default="", help="temporary folder for the workers")
     add(
         "--longest-session",
         type=numbers.whole(1),
-        help="events; longer sessions are left out",
+        help="maximum events per session; longer ones are left out",
     )
     add(
         "--max-skipped",

@@ -139,8 +139,8 @@ def read_tables(queries: Source, items: Source, clicks: Source) -> ClickLog:
 def home(table: str | Path) -> Path:
     """Returns the resolved folder to which a table's image paths are relative.
 
-    If the table itself is a symbolic link, this is the folder of the link, as
-    data versioning tools replace tables by links into their store.
+    If the table itself is a symbolic link, this is the folder of the link,
+    because data versioning tools replace tables with links to their store.
     """
     table = Path(table)
     # The table may be a folder of parts, given as "." or "..".
@@ -168,7 +168,7 @@ def read_columns(
 ) -> pd.DataFrame:
     """Reads `columns` of a CSV or Parquet table as text; empty cells are "".
 
-    Crop boxes become a part of the image's name; see `boxes`.
+    Crop boxes become part of the image name; see `boxes`.
 
     Raises:
       UserError: if the file is missing, unreadable, empty or lacks a column.
@@ -322,8 +322,7 @@ def _counts(path: str | Path | _Frame, values: pd.Series) -> np.ndarray:
             path,
             values,
             numbers == numbers.max(),
-            "{} is too large a count; the sum of a column must be below "
-            f"{_LARGEST}",
+            f"{{}} is too large; the sum of a column must be below {_LARGEST}",
         )
     return numbers.astype(np.int64)
 

@@ -1,9 +1,9 @@
 """Keeps category IDs stable from one log to the next.
 
 A category keeps the ID of the old category with which it shares the most
-samples. Thus the largest part of a split category keeps the ID, and a merged
-category has the ID of its largest part. A new category gets a number that was
-never used before, not even by a category that has since vanished.
+samples: the largest part of a split category keeps the ID, and a merged
+category has the ID of its largest part. A new category gets a number that no
+category, current or vanished, has ever had.
 """
 
 import dataclasses
@@ -261,7 +261,7 @@ class _Leads(NamedTuple):
 
 
 def _leading(of: list[int], which: list[int]) -> dict[int, int]:
-    """Maps each `of` to its first `which`, the one with the largest overlap."""
+    """Maps each `of` to its first `which`, which has the largest overlap."""
     return dict(zip(reversed(of), reversed(which), strict=True))
 
 

@@ -86,8 +86,7 @@ def read(
     if foreign:
         raise UserError(
             f"{folder} has a sample {quoted(min(foreign))} that is not in the "
-            f"click log {log}; set --log to the log that was given to "
-            "categorize."
+            f"click log {log}; set --log to the log passed to categorize."
         )
     kept = found.keys() | left
     if truth is not None:
@@ -133,7 +132,7 @@ def find_log(folder: str | Path) -> Path:
             return place
     raise UserError(
         f"There is no click log in {folder} or {folder / 'log'}; set "
-        "--log to the log that was given to categorize."
+        "--log to the log passed to categorize."
     )
 
 
@@ -152,8 +151,8 @@ def _found(folder: Path) -> dict[str, str]:
     path = folder / "found.csv"
     if not path.is_file():
         raise UserError(
-            f"There is no found.csv in {folder}; pass the folder that "
-            "mixer_jax.categorize wrote to."
+            f"There is no found.csv in {folder}; pass the output "
+            "folder of mixer_jax.categorize."
         )
     columns = ("sample_id", "category_id", "split")
     frame = log_lib.read_columns(path, columns)
@@ -163,7 +162,7 @@ def _found(folder: Path) -> dict[str, str]:
         (
             "sample_id",
             frame["sample_id"].duplicated(),
-            "is in an earlier row too",
+            "is already in an earlier row",
         ),
         ("category_id", frame["category_id"] == "", "is empty"),
     ):

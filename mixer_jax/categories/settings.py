@@ -18,7 +18,7 @@ class Settings:
 
     Attributes:
       method: method for the initial clusters, one of `METHODS`.
-      neighbors: k, number of neighbors by content per sample and role.
+      neighbors: k, number of content neighbors per sample and role.
       threshold: affinity threshold for two samples to be neighbors (DBSCAN's
         eps is 1 - threshold). None chooses it from the data, see `knee`.
       cohesion: mean affinity threshold for parts of a cluster to stay together.
@@ -85,9 +85,9 @@ class Settings:
 # Settings available as flags, and their help texts.
 _FLAGS = {
     "method": f"clustering method: {', '.join(METHODS)}",
-    "threshold": "minimum affinity of neighbors, up to 1; from the data if "
-    "unset",
-    "neighbors": "neighbors per sample by content, within each role",
+    "threshold": "minimum affinity of neighbors, at most 1; chosen from the "
+    "data if unset",
+    "neighbors": "content neighbors per sample, within each role",
     "min_samples": "minimum number of nearby samples to start a category",
     "k": "number of k-means clusters; chosen from the data if 0",
     "max_size": "maximum samples per category; 0 for no limit",

@@ -21,7 +21,7 @@ class Point:
     """Categories at one granularity.
 
     Attributes:
-      threshold, neighbors: the settings that were used.
+      threshold, neighbors: the settings used.
       labels: `[Q + I]` int64, -1 for no category.
       seconds: time to find them.
     """

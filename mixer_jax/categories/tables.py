@@ -130,7 +130,7 @@ def with_moved(
       rows: rows with image paths relative to `folder`.
       more: rows of `table`, with image paths relative to its own folder.
       table: the path of the other table.
-      folder: the folder that the resulting table is for.
+      folder: the folder of the resulting table.
 
     Raises:
       UserError: if an image lies outside `folder`.
@@ -145,8 +145,8 @@ def relative_to(frame: pd.DataFrame, folder: str | Path) -> pd.DataFrame:
     """Makes image paths relative to the folder of the table.
 
     Raises:
-      UserError: if an image lies outside this folder, as tables do not allow,
-        or if its path is not UTF-8.
+      UserError: if an image lies outside this folder, which tables do not
+        allow, or if its path is not UTF-8.
     """
     folder = Path(folder).resolve()
     inside = [
@@ -176,7 +176,7 @@ def _is_not_text(path: str) -> bool:
 
 def _path_to(image: str, folder: Path) -> str:
     # Keep symbolic links if the path itself is inside the folder; otherwise
-    # resolve them, as the path may use another name of the folder.
+    # resolve them, because the path may name the folder differently.
     path = os.path.relpath(os.path.normpath(image), folder)
     if _leaves(path):
         real = os.path.relpath(os.path.realpath(image), folder)

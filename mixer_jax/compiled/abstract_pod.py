@@ -73,13 +73,13 @@ class Row:
       aliased: bytes of results that reuse the memory of arguments.
       total: beside + arguments + temporaries + outputs - aliased.
       capacity: size of the chip's memory, in bytes.
-      flops: FLOPs; matrix products in loops count as often as they run, other
-        operations in loops once.
-      bytes: bytes read from and written to memory; accesses in loops count as
-        often as they run.
+      flops: FLOPs; in loops, matrix products count once per iteration, other
+        operations only once.
+      bytes: bytes read from and written to memory; accesses in loops count
+        once per iteration.
       collectives: `{kind: {number, bytes}}`, with the bytes a chip receives.
       collective_bytes: total bytes of all kinds of collectives.
-      unknown_loops: number of loops that count as one iteration, because their
+      unknown_loops: number of loops counted as one iteration, because their
         trip count could not be read.
       compute_ms: time for `flops` at the chip's peak rate.
       memory_ms: time for `bytes` at the memory's bandwidth.

@@ -46,7 +46,7 @@ class Instruction:
 
     @property
     def in_memory(self) -> int:
-        """Size in bytes of the result's arrays that are in HBM."""
+        """Size in bytes of the result's arrays in HBM."""
         return sum(a.size for a in self.arrays if a.in_memory)
 
     def names(self, attribute: str) -> str | None:

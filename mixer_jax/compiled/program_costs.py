@@ -1,8 +1,8 @@
 """Per-device costs of one run of a compiled program.
 
 XLA's own cost analysis counts the body of a loop once, and counts accesses to
-on-chip memory as memory traffic. Here, a loop's body counts as often as it
-runs, and bytes count only where memory (HBM) is read or written.
+on-chip memory as memory traffic. Here, a loop's body counts once per
+iteration, and only accesses to HBM count as memory traffic.
 """
 
 import itertools
@@ -40,7 +40,7 @@ class Collective(NamedTuple):
     """Number and traffic of the collectives of one kind.
 
     Attributes:
-      number: the number of collectives that run.
+      number: the number of collectives executed.
       bytes: bytes that a chip receives through them, with ring algorithms.
     """
 

@@ -4,8 +4,8 @@
 
 `mixer_jax.main` finds the result if its config has the same table, split and
 limits. To resume after an interruption, run the same command again. Several
-hosts can share the work, like those of `mixer_jax.main`; they need the same
-folder --out. A table in a bucket, such as s3://BUCKET/shop.parquet, is first
+hosts can share the work, as with `mixer_jax.main`; they need the same folder
+--out. A table in a bucket, such as s3://BUCKET/shop.parquet, is first
 copied to --out, with its images.
 """
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--table", required=True, help="the sample table")
     out = (
-        "folder for the files, as the config's data.prepared (default: "
+        "folder for the files, like the config's data.prepared (default: "
         f"{build.FOLDER} next to the table)"
     )
     add("--out", default="", help=out)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     decoding = "number of processes (default: one, with a thread per core)"
     add("--workers", type=numbers.whole(0, 1024), default=0, help=decoding)
     pixels = (
-        "leave out larger images, as the config's data.max_pixels (default: "
+        "leave out larger images, like the config's data.max_pixels (default: "
         "%(default)s)"
     )
     whole, limit = numbers.whole(1, 2**63 - 1), memory.MAX_PIXELS

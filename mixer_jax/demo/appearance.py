@@ -17,7 +17,7 @@ _MAX_PIXELS = 200_000_000
 def appearance(images: Sequence[Path], texts: Sequence[str]) -> np.ndarray:
     """Returns features for a user's first impression: a thumbnail and words.
 
-    The features are independent of the encoders that are used to find the
+    The features are independent of the encoders used to find the
     categories, so that the clicks do not favor these encoders.
 
     Returns:

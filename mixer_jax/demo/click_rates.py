@@ -31,7 +31,7 @@ def calibrate(
       is_right: maps a log to a bool for each row.
       searches: mean number of searches per query image, used if `clicks` is 0.
       clicks: approximate number of clicks; 0 to use `searches`.
-      wrong: share of the clicks that are wrong; None for no change.
+      wrong: share of wrong clicks; None for no change.
       seed: seed for the dropped clicks.
 
     Raises:

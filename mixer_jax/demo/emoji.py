@@ -76,7 +76,7 @@ def is_test(key: str) -> bool:
 
 
 def drawings() -> dict[str, dict[str, Path]]:
-    """Returns each vendor's SVG files by key, for keys that both vendors have.
+    """Returns each vendor's SVG files by key, for keys common to both vendors.
 
     Raises:
       UserError: if a package of the extra `demo` is not installed.

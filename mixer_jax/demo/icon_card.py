@@ -34,14 +34,14 @@ and number of samples.{only}
   `bold`. Words that may also mean a thing (`line` in `chart-line`) count as
   style only if more than a twentieth of the set's names end in them.
 - Roles: a hash of category and vendor decides which vendors' icons are queries
-  and which are documents, so the two are of different vendors. {unasked:,}
+  and which are documents, so the two come from different vendors. {unasked:,}
   categories of one vendor have only documents and no queries.
-- Text of a document: the name in words; other names of the icon in its set,
-  and tags of its set's own package if they were fetched; the icon's label.
+- Text of a document: the name in words; the icon's other names in its set, and
+  tags from the set's own package if they were fetched; the icon's label.
 - Group: the label that most sets give the category ("arrows"), else the kind
   of its sets if it describes the subject ("logos"), else empty.
 - Split: test categories are those whose name without skin tone has a SHA-1
-  that ends in 0 as a decimal number. They are never trained on.
+  that ends in 0 in decimal notation. They are never trained on.
 
 ## Icons left out
 

@@ -50,7 +50,7 @@ def svg(icon: dict[str, Any], box: dict[str, float]) -> str:
 
 
 def file_key(document: str) -> str:
-    """Returns a short hash of an SVG document, for its file's name.
+    """Returns a short hash of an SVG document, for its file name.
 
     A file with this name can be reused, even if it was drawn from another
     version of the package.

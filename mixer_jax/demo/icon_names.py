@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from mixer_jax.data.tables.holdout import digest
 
-# Words that always mean a style at the end of a name.
+# Words that always denote a style at the end of a name.
 _STYLES = frozenset(
     {"duotone", "filled", "outline", "outlined", "solid", "two-tone", "twotone"}
 )
-# Words and sizes that mean a style only in sets in which they are common.
+# Words and sizes that denote a style only in sets where they are common.
 _DOUBTFUL = frozenset(
     {"bold", "broken", "dark", "fill", "flat", "light", "line", "linear", "o"}
     | {"regular", "round", "rounded", "sharp", "thin"}
@@ -171,8 +171,8 @@ def is_test(category_id: str) -> bool:
 def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
     """Returns the half of a category's vendors whose icons are queries.
 
-    The half is drawn by hash, so it does not depend on other categories. If the
-    number is odd, the documents get the larger half.
+    The half is chosen by a hash, so it does not depend on other categories. If
+    the number is odd, the documents get the larger half.
     """
     drawn = sorted(set(vendors), key=lambda name: digest(category_id, name))
     return set(drawn[: len(drawn) // 2])

@@ -361,7 +361,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(icons: pd.DataFrame) -> dict[str, str]:
-    """Returns each category's most frequent label, or kind if it has none."""
+    """Returns each category's most frequent label, or kind if unlabeled."""
     groups = {}
     for column in ("kind", "label"):
         labeled = icons[icons[column] != ""]

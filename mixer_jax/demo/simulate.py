@@ -80,7 +80,7 @@ def write_log(
         ),
     )
     writers = {}
-    # Resolve links first: `..` in a linked folder means its target's parent.
+    # Resolve links first: `..` after a link leads to its target's parent.
     step = os.path.relpath(os.path.realpath(folder), os.path.realpath(out))
     for rows, name, key, columns in (
         (queries, "queries", "query_id", ["image"]),

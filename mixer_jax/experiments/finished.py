@@ -14,7 +14,7 @@ from mixer_jax.runtime import files
 
 
 class Finished:
-    """Figures by name, in a file that belongs to one set of data."""
+    """Figures by name, in a file tied to the data that they depend on."""
 
     def __init__(self, path: str | os.PathLike | None, data: str):
         """Reads the file, unless it is damaged or belongs to other data.
@@ -48,7 +48,7 @@ class Finished:
         if self._path is None:
             return
         text = json.dumps({"data": self._data, "figures": self._figures})
-        # Continue if the disk is full: writing the result reports the error.
+        # If the disk is full, continue: writing the result reports the error.
         with contextlib.suppress(OSError):
             files.write_text(self._path, text + "\n")
 

@@ -1,8 +1,8 @@
 """Baselines with other fusions, on a trained model's encoders.
 
 The model's encoders stay frozen; new towers, fusion and proxies are trained on
-patches and token vectors that are computed once. All fusions thus share the
-same encoders, which were fine-tuned for the model's own fusion.
+precomputed patches and token vectors. All fusions thus share the same encoders,
+which were fine-tuned for the model's own fusion.
 """
 
 import functools
@@ -101,7 +101,7 @@ def _mean(rows: tuple[evaluate.Row, ...]) -> evaluate.Row:
 def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
     """Adds a column `path`: the image's absolute path, "" for no image."""
     paths = image_paths(frame, root)
-    # The dtype is object, since a folder's name may not be UTF-8.
+    # The dtype is object because folder names may not be valid UTF-8.
     return frame.assign(path=pd.Series(paths, frame.index, dtype=object))
 
 
@@ -113,8 +113,8 @@ def encode(
     Args:
       trained: the model.
       frame: samples with the column `path`, see `with_paths`.
-      folder: the folder to store the features in.
-      mesh: the devices that batches are split over.
+      folder: the folder for the features.
+      mesh: the devices to split batches over.
     """
     config = trained.config
     frame = frame.assign(image=frame.path)

@@ -1,10 +1,10 @@
 """Effect of the granularity of categories on retrieval quality.
 
 The finest categories are pure but carry little information; the coarsest carry
-more, but much of it is wrong. The criterion is what a model learns from the
-categories. Therefore, a linear map of frozen features is trained on the
-categories of each granularity, which takes seconds, and evaluated with queries
-that it was not trained on.
+more, but much of it is wrong. To measure how much a model learns from the
+categories, a linear map of frozen features is trained on the categories of each
+granularity, which takes seconds, and evaluated on queries outside its training
+set.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Exam:
     Attributes:
       of: the source of the relevant items, `TRUTH` or `LATER`.
       queries: `[T]` int, rows of the samples; no map is trained on them.
-      items: `[G]` int, rows of the samples that are searched.
+      items: `[G]` int, rows of the samples to search.
       right: `[T]` sets of rows, the relevant items of each query.
       trained: `[Q + I]` bool, whether each sample may be trained on.
     """
@@ -106,7 +106,7 @@ def measure(
 
     Returns:
       A dict with exam, `TRUTH` or `LATER`; queries and items, the number of
-      each; true_categories, Identical@1 of a map that is trained on the truth,
+      each; true_categories, Identical@1 of a map trained on the truth,
       None without a truth; used, the figures of categorize's default settings;
       and points, the figures of each setting: threshold, neighbors,
       identical_at_1, categories, noise_share, seconds, and with a truth
@@ -240,7 +240,7 @@ def make_exam(outcome: Outcome) -> Exam:
 def identical_at_1(
     shown: Shown, labels: np.ndarray, exam: Exam, linear: baselines.LinearMap
 ) -> float | None:
-    """Returns Identical@1 of a linear map that is trained on categories.
+    """Returns Identical@1 of a linear map trained on categories.
 
     Args:
       shown: the frozen features.
@@ -314,7 +314,7 @@ def check_out(folder: str | os.PathLike) -> None:
 
 
 def lines(result: dict[str, Any]) -> str:
-    """Returns the points as a table for a terminal, the best first."""
+    """Returns the points as a table for the terminal, best first."""
     header = f"{'threshold':>5} {'neighbors':>10}"
     rows = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
     points = [(point, "") for point in result["points"]]

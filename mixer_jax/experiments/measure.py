@@ -76,7 +76,7 @@ def measure_models(
             workdir_lib.trained_step(model.workdir)
     if baselines or training_table:
         _check_training(models, configs, training_table, baselines)
-    # Every process has all embeddings, and ranks them for some queries.
+    # Every process has all embeddings and ranks them for some of the queries.
     alone = mesh
     if jax.process_count() > 1:
         alone = mesh_lib.make_mesh(jax.local_devices())

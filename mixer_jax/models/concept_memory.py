@@ -16,7 +16,7 @@ class ConceptMemory(nn.Module):
     With tokens t [L, Ct], memories M_k [Ct, S] and M_v [S, D]:
     a = norm(t M_k), concept = mean over real tokens of a M_v + t W_t. The
     second term bypasses the memory, like the residual connections around
-    external attention: the memory alone is slow to learn to separate texts.
+    external attention; without it, learning to separate texts is slow.
 
     Attributes:
       slots: S, the number of memory slots.

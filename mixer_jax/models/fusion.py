@@ -24,7 +24,7 @@ def register(name: str):
 
 
 class Fusion(nn.Module):
-    """Base class with the fields and the projection that fusions share.
+    """Base class with the fields and the projection shared by all fusions.
 
     Attributes:
       dim: D, the size of the result.

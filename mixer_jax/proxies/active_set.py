@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mixer_jax.runtime.mesh import AXIS
 
 _NONE = jnp.iinfo(jnp.int32).max  # sorts after every row
-_WEIGHT = 4096  # weight of the nearest neighbor; the r-th gets 1/r of it
+_WEIGHT = 4096  # weight of the nearest neighbor; divided by r for the r-th
 
 
 def neighbors(

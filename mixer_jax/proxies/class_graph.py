@@ -1,4 +1,4 @@
-"""The class graph, which links each category to its K nearest others."""
+"""The class graph, which links each category to its K nearest neighbors."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from mixer_jax.proxies.chunks import Chunks
 from mixer_jax.runtime.mesh import AXIS
 
 _QUERIES, _ROWS = 1024, 4096  # a block of cosines takes 16 MiB
-_SPARE = 8  # candidates beyond K that are rescored in f32
+_SPARE = 8  # candidates rescored in f32, in addition to K
 
 
 def build(

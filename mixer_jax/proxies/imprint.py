@@ -29,8 +29,8 @@ class Block(NamedTuple):
     Attributes:
       start: the first row, in each device's part.
       stop: the row after the last one.
-      offset: the row that the first of the sums belongs to; the sums of the
-        last block also cover rows of the block before it, and are zero there.
+      offset: the row of the first sum; the sums of the last block also cover
+        rows of the block before it, and are zero there.
       size: the number of sums per device.
       rows: R, the number of rows of the proxies on each device.
     """
@@ -84,7 +84,7 @@ def add(
         are ignored.
       mask: bool `[B]`, split likewise; False for padding rows.
       mesh: the mesh that all these arrays are split over.
-      block: the rows that the sums belong to; None for all.
+      block: the rows covered by the sums; None for all.
 
     Returns:
       The new sums.
@@ -127,7 +127,7 @@ def finish(
       sums: f32 `[S, D]`, the sums of all batches.
       proxies: `[C_pad, n D]`, kept for categories without samples; donated.
       mesh: the mesh that both are split over.
-      block: the rows that the sums belong to; None for all.
+      block: the rows covered by the sums; None for all.
 
     Returns:
       `[C_pad, n D]`; the means are unit vectors. Only the first of a

@@ -7,14 +7,14 @@ devices, D embedding, K neighbors, M active rows per device, n devices (or, in
 A training step differentiates only the model (`jax.vjp`) and passes the
 embeddings to the head, which updates the proxies and returns the embeddings'
 gradient. A head can therefore select rows by the embeddings, fuse the update
-of a block of rows with the computation of its gradient, and avoid a gradient
-of the size of the proxies::
+of a block of rows with the computation of its gradient, and avoid
+materializing a gradient as large as the proxies::
 
     head = heads.make_head(config.head, mesh, num_categories, batch_size)
     optimizer = row_optimizers.sgd(momentum=0.9)
     proxies = rows.init_proxies(key, num_categories, dim, mesh)
     moments = optimizer.init(proxies)
-    graph = head.build_graph(proxies)  # again every config.head.refresh steps
+    graph = head.build_graph(proxies)  # rebuild every config.head.refresh steps
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params, proxies, moments, graph, batch, labels, key):

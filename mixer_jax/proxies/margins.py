@@ -68,7 +68,7 @@ def by_frequency(counts: np.ndarray, size: float, power: float) -> np.ndarray:
     """Returns a margin size for each category, larger for rare ones.
 
     The size for a category of n samples is `size (n / n_min)^-power`, so the
-    rarest has `size`. A power of 1/4 is that of LDAM (Cao et al., arXiv
+    rarest has `size`. A power of 1/4 gives LDAM (Cao et al., arXiv
     1906.07413); 0 gives all categories the same size.
 
     Args:

@@ -26,7 +26,7 @@ def sgd(momentum: float = 0.0, weight_decay: float = 0.0) -> RowOptimizer:
       w <- w - learning_rate * v
 
     Args:
-      momentum: decay of the velocity; with 0 no velocity is kept.
+      momentum: decay of the velocity; if 0, no velocity is kept.
       weight_decay: see the module's docstring.
     """
 
@@ -111,11 +111,10 @@ def adam(
 def sgd_bf16(weight_decay: float = 0.0) -> RowOptimizer:
     """Returns SGD without momentum on bf16 rows, with stochastic rounding.
 
-    It needs a sixth as much memory as Adam on f32 rows, and a quarter as much
-    as SGD with momentum on f32 rows. Updates below half a unit in the last
-    place, which rounding to nearest would always discard, take effect on
-    average: the expected rounded row is the exact row (Gupta et al., arXiv
-    1502.02551).
+    It needs a sixth of the memory of Adam on f32 rows, and a quarter of that of
+    SGD with momentum on f32 rows. Updates below half a unit in the last place,
+    which rounding to nearest would always discard, take effect on average: the
+    expected rounded row is the exact row (Gupta et al., arXiv 1502.02551).
 
     Args:
       weight_decay: see the module's docstring.

@@ -1,4 +1,4 @@
-"""Softmax with a margin over rows that are split over the devices.
+"""Softmax with a margin, over rows split across the devices.
 
 Two passes over chunks of a device's rows compute the loss, its gradients and
 the update of the rows; neither the rows' gradient `[R, D]` nor the logits
@@ -43,8 +43,8 @@ class Loss(NamedTuple):
       scale: s, the factor of the cosines.
       chunk: maximum number of rows per device to score at once.
       subcenters: n, the number of proxies per category.
-      filter: maximum cosine of negatives; those above it are left out. None
-        are left out if it is 1 or more.
+      filter: maximum cosine of negatives; those above it are left out; a
+        value of 1 or more keeps all.
       products: dtype of the factors of matrix products; sums are f32.
       wire: dtype in which devices exchange embeddings and their gradients.
     """
@@ -140,7 +140,7 @@ def update(
     def score(index, cosines, axis):
         """Returns the negatives' logits and a mask of the samples' own rows.
 
-        The cosines have the rows on `axis` and the samples on the other.
+        Rows are on `axis` of the cosines, samples on the other axis.
         """
         columns, fresh = chunks.positions(index)
         real = jnp.expand_dims(fresh & (columns < count), 1 - axis)
@@ -155,7 +155,7 @@ def update(
         """Multiplies exponentials by the weights of the rows on `axis`.
 
         The weights are not added to the logits as logarithms, because the
-        peak must be the maximum of the unweighted ones.
+        peak must be the maximum of the unweighted logits.
         """
         if active.weights is None:
             return exponentials
@@ -242,7 +242,7 @@ class _Centers:
     Each pass computes its cosines in the layout of the product that follows,
     to avoid transposition: `by_sample`, then `pull_samples`; `by_row`, then
     `pull_rows`. With sub-centers, the second method of a pass uses the nearest
-    centers that the first has found.
+    centers found by the first.
     """
 
     def __init__(self, part: jax.Array, loss: Loss):

@@ -20,7 +20,7 @@ from mixer_jax.reports.results import percent
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
 
-_RARE = 0.1  # fraction of items that counts as rarely shown
+_RARE = 0.1  # fraction of items counted as rarely shown
 
 
 def build(
@@ -29,13 +29,13 @@ def build(
     truth: str | os.PathLike = "",
     path: str | os.PathLike = "",
 ) -> paths.Path:
-    """Writes the report on found categories.
+    """Writes the report on the categories found.
 
     Sections that cannot be computed are replaced by a note on the page.
 
     Args:
       folder: the output folder of categorize.
-      log: the click log that categorize read; "" to look for it in `folder`.
+      log: the click log read by categorize; "" to look for it in `folder`.
       truth: the table of true categories given to categorize; "" for none.
       path: the path of the page; "" for `folder/report/index.html`.
 
@@ -126,7 +126,7 @@ def measure(found: Outcome) -> dict[str, Any]:
 
 
 def binned(sizes: Mapping[int, int], limit: int = 12) -> dict[int | str, int]:
-    """Bins sizes if a histogram of them would have too many bars.
+    """Bins the sizes if their histogram would have too many bars.
 
     Args:
       sizes: `{size: count}`, sizes of 1 or more.
@@ -169,7 +169,7 @@ def draw_sweep(sweep: Mapping[str, Any] | None) -> dict[str, Any] | None:
         svg = plots.curves(
             series,
             f"{label}, by eps and k",
-            ("eps of DBSCAN (larger is coarser)", label),
+            ("DBSCAN eps (larger is coarser)", label),
             None if level is None else 100 * level,
             1 - used["threshold"],
         )
@@ -212,7 +212,7 @@ def _agreements(found: Outcome) -> list[dict[str, Any]]:
 
 
 def _exposure(found: Outcome) -> dict[str, Any] | None:
-    """Returns how skewed exposure is, over items and over categories."""
+    """Returns the skew of exposure, over items and over categories."""
     items, grouped = agreement.exposures(found.log.clicks, found.item_labels)
     if not items.sum():
         return None
@@ -244,7 +244,7 @@ def _exposure(found: Outcome) -> dict[str, Any] | None:
 def _worst(
     found: Outcome, silhouettes: silhouette.Silhouettes | None
 ) -> dict[str, Any]:
-    """Returns sheets of the worst categories, and how they were ranked."""
+    """Returns sheets of the worst categories, and their ranking criterion."""
     labels, count = found.labels, len(found.names)
     sizes = np.bincount(labels[labels >= 0], minlength=count)
     inside, every = agreement.of_categories(
@@ -267,7 +267,7 @@ def _worst(
         if by == "silhouette":
             details.append(f"silhouette {_signed(score[label])}")
         if every[label]:
-            details.append(f"{percent(clicked[label])}% of clicks within it")
+            details.append(f"{percent(clicked[label])}% of clicks inside it")
         leading = None if purity is None else purity.leading[label]
         name = found.names[label]
         return worst.make(

@@ -74,7 +74,7 @@ WAY = {
         "Skew of the sizes: 0 if all are equal, near 1 if a few dominate.",
     ),
 }
-# The figures that are better when higher, and those that are not shares.
+# Figures where higher is better, and figures that are not shares.
 _RATED = ("bcubed_f1", "bcubed_precision", "bcubed_recall", "purity", "nmi")
 _COUNTS = ("categories", "largest", "gini")
 
@@ -88,14 +88,12 @@ def read_rows(run: str | os.PathLike) -> list[dict[str, Any]]:
     path = paths.make(run) / "metrics.json"
     rows = read_json(path, list) or []
     if not all(map(metrics.is_row, rows)):
-        raise UserError(
-            f"{path} does not have the contents that a report expects."
-        )
+        raise UserError(f"{path} does not have the expected contents.")
     return rows
 
 
 def read_ways(run: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Returns `{method: metrics}` of the found categories, ours first.
+    """Returns `{method: metrics}` of the categories found, ours first.
 
     The result is empty if the run has no `categories.json` with quality
     figures; the file of that name in an export is a list of category IDs.
@@ -215,7 +213,7 @@ def write(
 
     Raises:
       UserError: if it cannot be written, or would replace another kind of file;
-        raised before it is rendered.
+        raised before rendering.
     """
     path = paths.make(path)
     check_out(path)
@@ -246,9 +244,7 @@ def read_json(path: paths.Path, kind: type) -> Any:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged and cannot be read.") from error
     if not isinstance(data, kind):
-        raise UserError(
-            f"{path} does not have the contents that a report expects."
-        )
+        raise UserError(f"{path} does not have the expected contents.")
     return data
 
 

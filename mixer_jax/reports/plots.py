@@ -28,7 +28,7 @@ _COLORS = _INK | {
 _STYLE = {
     "svg.fonttype": "none",  # keeps text as text
     "svg.hashsalt": "mixer",  # makes the output deterministic
-    "text.parse_math": False,  # "$" is a dollar sign
+    "text.parse_math": False,  # "$" is a literal dollar sign
     "font.size": 8.5,
     "axes.edgecolor": "#020202",
     "axes.labelcolor": "#010101",
@@ -48,7 +48,7 @@ _STYLE = {
     "xtick.major.size": 3,
 }
 _DASHED = {"color": "#010101", "linewidth": 0.8, "dashes": (3, 3)}
-POINTS = 400  # maximum number of points that a plot can show
+POINTS = 400  # maximum number of points in a plot
 
 
 @matplotlib.rc_context(_STYLE)
@@ -62,7 +62,7 @@ def lines(
     """Plots lines over training steps.
 
     Args:
-      series: `{name: (steps, values)}`; values that are not finite are gaps.
+      series: `{name: (steps, values)}`; non-finite values are gaps.
       title: the label of the drawing for screen readers.
       limit: the threshold of a monitor, drawn as a dashed horizontal line.
       colors: `{name: index in the palette}`; None for the order of the series.
@@ -101,7 +101,7 @@ def curves(
     """Plots one quantity against another as lines.
 
     Args:
-      series: `{name: (x, y)}`; values that are not finite are gaps.
+      series: `{name: (x, y)}`; non-finite values are gaps.
       title: the label of the drawing for screen readers.
       labels: the labels of the horizontal and the vertical axis.
       level: a reference value, drawn as a dashed horizontal line.

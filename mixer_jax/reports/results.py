@@ -121,7 +121,7 @@ def make_cells(
 ) -> tuple[Cell, ...]:
     """Returns a line's cells, given each column's best text, if any.
 
-    Figures that are displayed alike count as equally good.
+    Figures displayed identically count as ties.
     """
     return tuple(
         Cell(text, text == top) for text, top in zip(texts, best, strict=True)
@@ -160,7 +160,7 @@ def make_bars(rows: Sequence[dict[str, Any]], split: str) -> list[Bar]:
 
 
 def lead(rows: Sequence[dict[str, Any]], split: str) -> list[dict[str, str]]:
-    """Returns, per gallery, our headline figure and the best other model's."""
+    """Returns our headline figure and the best other model's, per gallery."""
     tiles = []
     for gallery in GALLERIES:
         here = [

@@ -121,7 +121,7 @@ def make_examples(
     """Returns the contact sheets of the last stage that has a checkpoint."""
     done = [w for w in workdirs if workdir.latest_step(w) is not None]
     if not done:
-        return Examples([], "", "This run has no checkpoint to rank with.")
+        return Examples([], "", "This run has no checkpoint for ranking.")
     config = configs[done[-1]]
     path = evaluate.table_path(config)
     if not os.path.exists(path):

@@ -35,7 +35,7 @@ class Strip(NamedTuple):
     image: str  # data URI
     name: str  # name of its category
     part: str  # part of the split; "" for none
-    position: int  # rank of the first right document, from 1
+    position: int  # rank of the first correct document, from 1
     documents: int  # number of documents in its gallery
     hits: tuple[Hit, ...]
 
@@ -70,7 +70,7 @@ class Ranked(NamedTuple):
     part: str
     top: np.ndarray  # int32 [Q, 5], rows of `documents`; -1 for none
     scores: np.ndarray  # f32 [Q, 5]
-    position: np.ndarray  # int32 [Q], rank of the first right document
+    position: np.ndarray  # int32 [Q], rank of the first correct document
 
 
 def rank(
@@ -121,12 +121,12 @@ def make_sheets(
     Args:
       rankings: one per part of the split.
       root: the folder of the images.
-      count: the number of random queries on each of the sheets right and wrong.
-      worst: the number of queries whose right document is ranked lowest.
+      count: the number of random queries on each of the first two sheets.
+      worst: the number of queries whose correct document is ranked lowest.
       seed: the random seed.
 
     Returns:
-      The sheets that are not empty: right, wrong, worst.
+      The non-empty sheets: correct, wrong, worst.
     """
     places = [
         (number, row)

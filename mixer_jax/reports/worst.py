@@ -19,7 +19,7 @@ class Picture(NamedTuple):
     image: str  # data URI; "" for none
     name: str  # text of the sample, or its ID
     query: bool
-    right: bool | None  # in the leading category; None if unknown
+    right: bool | None  # whether in the leading category; None if unknown
 
 
 class Sheet(NamedTuple):
@@ -28,11 +28,11 @@ class Sheet(NamedTuple):
     category: str  # ID of the category
     details: tuple[str, ...]  # description of the category
     pictures: tuple[Picture, ...]
-    more: int  # number of samples that are not shown
+    more: int  # number of samples not shown
 
 
 class Purity(NamedTuple):
-    """The most frequent true category in each found one, and its share."""
+    """The leading true category of each category found, and its share."""
 
     leading: pd.Series  # label -> true category
     share: pd.Series  # label -> share of the leading category
@@ -61,7 +61,7 @@ def choose(score: pd.Series, sizes: np.ndarray, count: int = 20) -> list[int]:
     """Returns the labels with the lowest scores; ties go to larger categories.
 
     Args:
-      score: label -> score; scores that are not finite are left out.
+      score: label -> score; non-finite scores are left out.
       sizes: `[C]`, the number of samples of each category.
       count: the maximum number of labels.
     """

@@ -1,4 +1,4 @@
-"""A model bundle: a portable folder with everything that inference needs.
+"""A model bundle: a portable folder with everything needed for inference.
 
     BUNDLE/config.json        format, fingerprint, step, calibration, and the
                               stage's config without its paths
@@ -62,9 +62,9 @@ _DAMAGE = (
     TypeError,
     ValueError,
 )
-# Config keys that the embeddings depend on.
+# Prefixes of the config keys that affect the embeddings.
 _DEFINING = ("precision", "data.image_size", "data.text_length", "model.")
-# Keys among them that affect only training or speed start with one of these.
+# Prefixes of keys among them that affect only training or speed.
 _EXCEPT = ("dropout", "drop_", "remat", "pretrained", "chunk")
 
 
@@ -181,7 +181,7 @@ def read(folder: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
 
 
 def fingerprint(trained: Trained) -> str:
-    """Returns a hash of everything that a model's embeddings depend on.
+    """Returns a hash of everything that affects a model's embeddings.
 
     The hash covers the weights, the tokenizer and the config keys that define
     the model.

@@ -1,4 +1,4 @@
-"""Checks the pictures and texts of documents that are to be embedded."""
+"""Checks the pictures and texts of documents to embed."""
 
 from collections.abc import Sequence
 

@@ -25,7 +25,7 @@ _FILES = (
     ".npy",
     ".parquet",
     ".txt",
-)  # not suffixes of folders
+)  # suffixes of files, not of folders
 
 
 class Embeddings(NamedTuple):
@@ -38,13 +38,13 @@ class Embeddings(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Embeddings that were written to a folder or to a file.
+    """Summary of the embeddings written to a folder or a file.
 
     Attributes:
       queries: the number of queries.
       documents: the number of documents.
       dim: the number of elements of an embedding.
-      skipped: the samples that were left out.
+      skipped: the samples left out.
     """
 
     queries: int
@@ -225,7 +225,7 @@ def check_path(path: str | os.PathLike) -> None:
 
 
 def is_folder(path: str | os.PathLike) -> bool:
-    """Returns whether embeddings are written to a folder, not to a file.
+    """Returns whether embeddings are written to a folder, not a file.
 
     Raises:
       UserError: if the path looks like another kind of file.

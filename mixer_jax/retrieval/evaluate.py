@@ -39,7 +39,7 @@ BLOCK = 1024  # queries ranked at once
 
 
 class Samples(NamedTuple):
-    """Samples of one role, with only what ranking needs; N rows each."""
+    """Samples of one role, with only the data needed for ranking; N rows."""
 
     embeddings: np.ndarray  # f32 [N, D]
     categories: np.ndarray  # str [N], as objects: np.str_ drops trailing NULs
@@ -47,7 +47,7 @@ class Samples(NamedTuple):
     images: np.ndarray  # str [N]: digests of the image files; "" for none
 
     def merge(self, other: "Samples") -> "Samples":
-        """Returns the concatenated samples of both."""
+        """Returns the concatenation of both sets of samples."""
         return Samples(*map(np.concatenate, zip(self, other, strict=True)))
 
 
@@ -102,7 +102,7 @@ def rank(
       queries: the queries, at least one.
       documents: the documents, at least one.
       mesh: the devices that search the documents.
-      own: selects some of the blocks.
+      own: the blocks to yield.
     """
     category_q, category_d = _codes(queries.categories, documents.categories)
     image_q, image_d = _codes(queries.images, documents.images)
@@ -190,10 +190,10 @@ def measure(
 def _merge(
     found: list[list[metrics.Mean]], together: bool
 ) -> dict[str, metrics.Mean]:
-    """Merges the means of all blocks of all processes.
+    """Merges the block means of all processes.
 
-    They are merged in the order of the blocks, so that sums are rounded alike
-    for any number of processes.
+    Means are merged in block order, so that rounding does not depend on the
+    number of processes.
     """
     shares = [found]
     if together:
@@ -279,7 +279,7 @@ def _calibrate(
 
 
 def table_path(config: ConfigDict) -> pathlib.Path:
-    """Returns the sample table that a config's model is evaluated on."""
+    """Returns the sample table for evaluating a config's model."""
     return pathlib.Path(config.evaluate.table or config.data.table)
 
 

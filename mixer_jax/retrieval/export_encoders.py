@@ -36,7 +36,7 @@ class Export(NamedTuple):
     workdir: paths.Path  # the stage's workdir, absolute
     step: int  # the checkpoint's step
     parts: tuple[str, ...]  # the exported encoders' folders
-    without: tuple[str, ...]  # encoders that transformers does not have
+    without: tuple[str, ...]  # encoders missing from transformers
 
 
 def write(run: str | os.PathLike, folder: str | os.PathLike) -> Export:

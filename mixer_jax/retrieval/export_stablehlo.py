@@ -8,8 +8,8 @@
     FOLDER/README.md           how to run the programs
 
 The programs are serialized with `jax.export`, for any batch size, on CPUs, GPUs
-and TPUs. JAX guarantees that later versions load them for six months; keep
-the bundle for longer.
+and TPUs. JAX guarantees that versions released within six months can load
+them; keep the bundle for later exports.
 """
 
 import functools
@@ -29,7 +29,7 @@ from mixer_jax.data.stream import text
 from mixer_jax.retrieval import bundle, folders
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
-FORMAT = 1  # incremented on changes that readers must know about
+FORMAT = 1  # incremented on changes that affect readers
 QUERY, DOCUMENT = "query.stablehlo", "document.stablehlo"
 WEIGHTS, TOWERS, CARD = "weights.npz", "towers.json", "README.md"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -46,9 +46,9 @@ _CARD = jinja2.Template(
 
 `query.stablehlo` and `document.stablehlo` were exported with JAX
 {{ jax }}. JAX guarantees that they can be loaded by versions
-released within six months of that one; afterwards, export the model again from
-its bundle. They need the packages `jax`, `numpy` and `flatbuffers`, and run on
-{{ platforms }}.
+released within the following six months; after that, export the model again
+from its bundle. The programs need the packages `jax`, `numpy` and
+`flatbuffers`, and run on {{ platforms }}.
 
 ```python
 import numpy as np

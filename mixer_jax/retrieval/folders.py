@@ -301,7 +301,7 @@ def _pointed(folder: pathlib.Path) -> _Pointed | None:
     except PermissionError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}; ask for access to its "
-            "folder, or choose another one."
+            "folder, or choose another folder."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(

@@ -116,8 +116,8 @@ def relevance_at(
 def mean_average_precision(positions: np.ndarray, mask: np.ndarray) -> Mean:
     """MAP: mean over queries of the average precision of the whole ranking.
 
-    A query's average precision is the mean, over its relevant documents, of
-    the precision at each one's position.
+    A query's average precision is the mean of the precision at the positions
+    of its relevant documents.
 
     Args:
       positions: int `[Q, R]`, positions of the relevant documents in the whole

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mixer_jax.data.images import decoding as images_lib
-from mixer_jax.data.images import pictures
+from mixer_jax.data.images import pictures, squares
 from mixer_jax.data.stream import text
 from mixer_jax.data.tables import table
 from mixer_jax.retrieval import (
@@ -39,7 +38,7 @@ class Model:
     """Embeds queries and documents into one space, as unit vectors.
 
     Attributes:
-      config: the config that the model was trained with.
+      config: the training config of the model.
       dim: D, the length of an embedding.
       image_size: S; pictures are scaled to S x S pixels.
       fingerprint: a hash of weights, tokenizer and architecture: models with
@@ -86,7 +85,7 @@ class Model:
 
     @property
     def config(self) -> Any:
-        """The config that the model was trained with."""
+        """The training config of the model."""
         return self._trained.config
 
     @property
@@ -96,7 +95,7 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """S, the side of the square that pictures are scaled to, in pixels."""
+        """S; pictures are scaled to S x S pixels."""
         return self.config.data.image_size
 
     @property
@@ -198,7 +197,7 @@ class Model:
           texts: N texts, "" for none; None for queries.
           has_image: bool `[N]`, False for documents without a picture; by
             default, all have one.
-          batch_size: the maximum number embedded at once. Smaller numbers are
+          batch_size: the maximum number embedded at once. Smaller batches are
             padded to powers of two, so that few programs are compiled.
 
         Returns:
@@ -300,7 +299,7 @@ class Model:
 
         def load(row: int) -> np.ndarray:
             if images[row] is None:
-                return images_lib.blank(self.image_size)
+                return squares.blank(self.image_size)
             try:
                 return pictures.to_pixels(
                     images[row], self.image_size, self.config.data.max_pixels

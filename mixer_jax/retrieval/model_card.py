@@ -21,7 +21,7 @@ _TEMPLATE = jinja2.Environment(
 ---
 library_name: mixer_jax
 pipeline_tag: image-feature-extraction
-license: unknown  # the license of the weights: fill in
+license: unknown  # fill in the license of the weights
 tags: [image-retrieval, multi-modal-retrieval, mixer]
 ---
 
@@ -70,7 +70,7 @@ Describe the data and its license here.
 ## Evaluation
 
 {% if rows %}
-Measured on categories that were not trained on; each query ranks all documents
+Measured on categories not used for training; each query ranks all documents
 of a gallery.
 
 | {{ (columns + titles) | join(" | ") }} |

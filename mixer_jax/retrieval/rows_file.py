@@ -1,4 +1,4 @@
-"""The file of evaluation rows, `metrics.json`, which evaluations extend."""
+"""The file of evaluation rows, `metrics.json`."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def update(path: str | os.PathLike, rows: Iterable[Row]) -> list[Row]:
     with paths.in_turn(path):
         writer = files.text_writer(json.dumps(rows, indent=1) + "\n")
         with results.rescuing(path, writer, "The rows"):
-            merged = merge(path, rows)  # The file may have changed since.
+            merged = merge(path, rows)  # The file may have new rows.
         paths.deliver(path, json.dumps(merged, indent=1) + "\n", "The rows")
     return merged
 

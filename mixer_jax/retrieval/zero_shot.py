@@ -35,7 +35,7 @@ def from_encoders(
       image: a name of `models.weights.pretrained`, a folder in the layout of
         transformers, or a name on the Hugging Face hub.
       text: a name or folder, as for `image`; None to embed images only.
-      image_size: S, the side that images are scaled to, in pixels; by default
+      image_size: S, the side length of scaled images, in pixels; by default
         the encoder's training resolution, or 224.
       text_length: the maximum number of tokens; longer texts are truncated;
         by default the maximum of CLIP's text encoder, usually 77.

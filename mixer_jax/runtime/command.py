@@ -97,7 +97,7 @@ def run(work: Callable[[], None]) -> int:
     except SystemExit as ended:
         code = ended.code or DONE
         raise
-    except Interrupted:  # before the work began, or after it ended
+    except Interrupted:  # raised before the work began or after it ended
         if code is None:
             code = _finish(Ending(INTERRUPTION, INTERRUPTED))
     finally:
@@ -249,7 +249,7 @@ def _not_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the errors of threads that are cut off by an interrupt."""
+    """Silences the errors of threads cut off by an interrupt."""
     before, disabled = threading.excepthook, logging.root.manager.disable
     with warnings.catch_warnings():
         try:
@@ -295,7 +295,7 @@ def catch_early() -> None:
             signal.signal(number, leave)
     _occupy_closed()
     _outlive_terminal()
-    # The function that is registered first runs last.
+    # The function registered first runs last.
     atexit.register(_ignore_signals)
 
 
@@ -309,7 +309,7 @@ def _occupy_closed() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free descriptor
             os.set_inheritable(number, True)
 
 
@@ -358,9 +358,9 @@ def _ignore_signals() -> None:
 def _leave_objects() -> NoReturn:
     """Ends the process without deleting its objects.
 
-    If an interrupt arrives during a compilation, XLA continues it in a thread.
-    Deleting XLA's client waits for that thread, for minutes, and the thread
-    crashes when it uses the client.
+    After an interrupt during a compilation, XLA continues to compile in a
+    thread. Deleting XLA's client waits minutes for that thread, which crashes
+    when it uses the client.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):

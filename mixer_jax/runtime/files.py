@@ -214,7 +214,7 @@ def read_record(
     if version > newest:
         raise NewerFormatError(
             f"{subject} has format {quoted(version)}, but this version of "
-            f"mixer_jax only reads formats up to {newest}; install a newer "
+            f"mixer_jax reads only formats up to {newest}; install a newer "
             f"version, or {remedy}."
         )
     return record
@@ -268,7 +268,7 @@ def made(folder: pathlib.Path) -> Iterator[None]:
         yield
     except BaseException:
         for path in missing:
-            with contextlib.suppress(OSError):  # The folder may not be empty.
+            with contextlib.suppress(OSError):  # The folder might not be empty.
                 path.rmdir()
         raise
 

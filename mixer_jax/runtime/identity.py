@@ -1,9 +1,9 @@
 """Identifies data by a table's rows and the content of its images.
 
-Paths and modification times do not matter. Rows are hashed. The sizes of image
-files are compared at every start, their bytes only if the modification time
-differs from the one noted beside the derived data. Images in Parquet files are
-identified by the digests in their names, which are hashed with the rows.
+Paths and modification times do not matter. Rows are hashed. Every start
+compares the sizes of image files, and their bytes only if the modification time
+differs from the time recorded beside the derived data. Images in Parquet files
+are identified by the digests in their names, which are hashed with the rows.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def describe(split: Data, used: Data) -> dict[str, Any]:
 
     Args:
       split: all rows of a table's split.
-      used: the rows that are used for training.
+      used: the rows used for training.
     """
     return {
         "split": {"samples": split.count, "rows": split.rows},
@@ -271,9 +271,9 @@ def compare(folder: Path, data: Data, *, strict: bool = True) -> Comparison:
 
 
 def kept_digests(folder: Path, data: Data) -> np.ndarray:
-    """Returns the digests of the images that a folder's notes describe.
+    """Returns the digests of the images described by a folder's notes.
 
-    Only reads files whose time differs but whose size matches, because their
+    Reads only files whose time differs but whose size matches, because their
     bytes may be unchanged.
 
     Returns:

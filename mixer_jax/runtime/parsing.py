@@ -12,8 +12,8 @@ from typing import IO, Any, NoReturn
 from mixer_jax.runtime import command, numbers
 from mixer_jax.runtime.text import nearest, one_line
 
-_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value, although it starts with -
-# Prefixes of the environment variables by which JAX detects a cluster.
+_NUMBER = re.compile(r"-\d+|-\d*\.\d+")  # a value despite the leading -
+# Prefixes of the environment variables that let JAX detect a cluster.
 _CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "TPU_", "MEGASCALE_")
 
 
@@ -59,7 +59,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that rejects input argparse would misinterpret.
 
     It rejects empty values, since an empty path would be the current folder;
-    abbreviated options; options that are given twice, unless they are lists;
+    abbreviated options; options given twice, unless they are lists;
     and values with line breaks, which messages would show as separate lines.
     Errors end the process with exit code 2.
     """
@@ -132,7 +132,7 @@ class Parser(argparse.ArgumentParser):
         converted = super()._get_values(action, values)
         if "" in values:
             raise argparse.ArgumentError(
-                action, "the value is empty; set one or omit the option"
+                action, "the value is empty; set a value or omit the option"
             )
         if action.type is not any_text and any("\n" in x for x in values):
             raise argparse.ArgumentError(

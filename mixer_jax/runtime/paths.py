@@ -76,7 +76,7 @@ def is_remote(path: Path) -> bool:
 
 
 def absolute(path: Path) -> Path:
-    """Returns the absolute path; one in a bucket is returned unchanged."""
+    """Returns the absolute path; bucket paths are returned unchanged."""
     return path if is_remote(path) else pathlib.Path(os.path.abspath(path))
 
 
@@ -93,7 +93,7 @@ def local(name: str | os.PathLike, subject: str) -> pathlib.Path:
     if "://" in os.fspath(name):
         raise UserError(
             f"{subject} must be stored on this machine, but {name} is not a "
-            "local path; choose one that is."
+            "local path; choose a local path."
         )
     return pathlib.Path(name)
 
@@ -285,8 +285,8 @@ def reaching(path: Path) -> Iterator[None]:
 def check(path: Path) -> None:
     """Checks that a bucket exists and that this process may write to it.
 
-    A folder's name may only have characters that all libraries treat alike: no
-    wildcards, spaces or characters that are special in URLs.
+    A folder's name may contain only characters that all libraries treat
+    identically: no wildcards, spaces or characters that are special in URLs.
 
     Local paths are not checked.
 
@@ -298,7 +298,7 @@ def check(path: Path) -> None:
         return
     if not _PLAIN_OBJECT.fullmatch(str(path)):
         raise UserError(
-            f"{path} cannot be used: a name in a bucket may only contain "
+            f"{path} cannot be used: a name in a bucket may contain only "
             "ASCII letters, digits and the characters ._-=,@~: (and / between "
             "folders). Choose another folder in the bucket."
         )
@@ -311,7 +311,7 @@ def check(path: Path) -> None:
     except NotFound as error:
         raise UserError(
             f"{path} cannot be used: there is no bucket {_SCHEME}{bucket}; "
-            "create it, or choose another."
+            "create it, or choose another bucket."
         ) from error
     except failures() as error:
         raise UserError(

@@ -51,7 +51,7 @@ _LEAVING: list[Callable[[], None]] = []  # see `leaving`
 def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     """Joins the other processes of this run, if there are any.
 
-    Call it before anything asks JAX for a device.
+    Call this before any use of JAX's devices.
 
     Args:
       coordinator: HOST:PORT where process 0 listens; "" to detect it.
@@ -109,7 +109,7 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     if place()[1] > 1:
         threading.Thread(target=_listen, args=(_OVER,), daemon=True).start()
     else:
-        # JAX's service now handles SIGTERM. A single process never asks the
+        # JAX's service now handles SIGTERM. A single process never polls the
         # service, so the signal would be lost outside of a `Preemption` block.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
@@ -119,7 +119,7 @@ def run_command(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Runs a command in this process and the others that were started with it.
+    """Runs a command in this process and the others started with it.
 
     Args:
       main: the command's body, called with the parsed arguments; see `run`.
@@ -136,7 +136,7 @@ def run_command(
 def run_parsed(
     main: Callable[[argparse.Namespace], None], given: argparse.Namespace
 ) -> int:
-    """Like `run_command`, but takes arguments that are already parsed."""
+    """Like `run_command`, but takes parsed arguments."""
     return command.run(lambda: _join(lambda: main(given), given))
 
 
@@ -150,7 +150,7 @@ def _join(main: Callable[[], None], given: argparse.Namespace) -> None:
         main()
         return
     start(given.coordinator, given.processes, given.process)
-    # JAX's service now handles SIGTERM, but only training asks it.
+    # JAX's service now handles SIGTERM, but only training polls it.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     run(main)
 

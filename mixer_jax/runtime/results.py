@@ -19,7 +19,7 @@ def deliver(
     """Writes a command's result; if that fails, saves it elsewhere.
 
     Args:
-      path: the destination; `files.check` has tested it before.
+      path: the destination, already tested by `files.check`.
       writer: see `files.write`; may be called again with another path.
       subject: the subject of the error message, as in "The report".
 
@@ -48,11 +48,11 @@ def deliver_all(
 ) -> None:
     """Writes the files of a command's result; see `deliver`.
 
-    No file is replaced before all are written. If one cannot be written, all
+    No file is replaced until all are written. If one cannot be written, all
     are saved together in another place.
 
     Args:
-      folder: the destination; `files.check_folder` has tested it before.
+      folder: the destination, already tested by `files.check_folder`.
       writers: maps file names to writers; the first file is replaced last.
       subject: see `deliver`.
 
@@ -94,7 +94,7 @@ def rescue(name: str, writer: files.Writer) -> pathlib.Path | None:
 
 
 def require_room(folder: str | os.PathLike, need: float, subject: str) -> str:
-    """Checks that the disk has the space for a result.
+    """Checks that the disk has enough space for a result.
 
     Args:
       folder: the folder of the result; it may be missing.

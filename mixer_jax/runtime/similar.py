@@ -33,7 +33,7 @@ def keys(names: Sequence[str] | pa.Array) -> pa.Array:
 
 
 def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns pairs of an earlier name and a later one that looks like it.
+    """Returns pairs of names that look alike, the earlier name first.
 
     Args:
       names: distinct names.

@@ -34,7 +34,7 @@ def process_pool(number: int | None = None) -> Iterator[ProcessPoolExecutor]:
     number = number or os.cpu_count() or 1
     with shielded():
         executor = ProcessPoolExecutor(number, spawn, _mortal)
-        for _ in range(number):  # Tasks start the processes.
+        for _ in range(number):  # The pool starts its processes for tasks.
             executor.submit(os.getpid)
     with _dropping(executor):
         yield executor

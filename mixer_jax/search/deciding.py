@@ -63,14 +63,14 @@ def decide(
     cosine_QxN, place_QxN = jax.lax.map(
         score, (asked, group_QxG), batch_size=at_once
     )
-    # Each row is scored by the one device that holds it.
+    # Each row is scored only by the device that holds it.
     cosine_QxN = jax.lax.pmax(cosine_QxN, AXIS)
     cosine_QxK, at_QxK = jax.lax.top_k(cosine_QxN, k)
     return jnp.take_along_axis(place_QxN, at_QxK, axis=1), cosine_QxK
 
 
 def bound(lists: Shortlist, error_Q: jax.Array, width: int) -> jax.Array:
-    """Returns a bound on the cosines of rows that are in no listed group.
+    """Returns a bound on the cosines of rows outside the listed groups.
 
     Args:
       lists: the shortlists of all devices.

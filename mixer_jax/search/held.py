@@ -1,4 +1,4 @@
-"""Rows that a mesh holds in blocks, assigned to its devices round-robin.
+"""Rows in blocks, assigned to the devices of a mesh round-robin.
 
 Any range of blocks is thus spread evenly over the devices.
 """

@@ -18,8 +18,7 @@ class Asked(flax.struct.PyTreeNode):
       row: f32 `[Q, C]`, unit rows.
       label: int32 `[Q]`; rows with the same label >= 0 are hidden from the
         query. None to hide no rows.
-      skip: int32 `[Q]`, a row that is hidden from the query, -1 for none; or
-        None.
+      skip: int32 `[Q]`, a row hidden from each query, -1 for none; or None.
     """
 
     row: jax.Array

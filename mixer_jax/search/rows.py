@@ -34,11 +34,11 @@ _SPARE = 32  # groups scored in addition to 2 k
 # for so few.
 _TIMES, _MOST, _FEW = (1, 4, 16), 2**14, 8
 _LEAST_K = 16  # k is rounded up to a power of two, to compile fewer sizes
-_RELEVANT = 16  # rows whose positions are counted at once per query
+_RELEVANT = 16  # relevant rows ranked at once per query
 
 
 class Rows:
-    """A set of unit rows, numbered in the order in which they are added.
+    """A set of unit rows, numbered in insertion order.
 
     Capacity grows by whole segments; between growths, nothing is compiled.
     Instances are thread-safe.
@@ -68,7 +68,7 @@ class Rows:
           dim: the number of dimensions, at least 1.
           mesh: the devices to shard the rows over; by default all. Results do
             not depend on it.
-          capacity: the number of rows to allocate memory for in advance.
+          capacity: the number of rows to preallocate.
           block: the number of contiguous rows on a device, a power of two and
             at least 8.
         """
@@ -86,7 +86,7 @@ class Rows:
 
     @property
     def capacity(self) -> int:
-        """Number of rows that memory is allocated for."""
+        """Number of rows with allocated memory."""
         return self._held.capacity
 
     def append(
@@ -118,7 +118,7 @@ class Rows:
         """Removes rows; the others keep their numbers.
 
         Args:
-          numbers: the rows' numbers; rows that are already removed are ignored.
+          numbers: the rows' numbers; rows already removed are ignored.
 
         Raises:
           IndexError: if there is no row with such a number.
@@ -150,13 +150,12 @@ class Rows:
           allowed: bool `[len(self)]`, the rows that may be found; all if None.
           labels: int `[Q]`; rows with the same label >= 0 are hidden from the
             query, such as documents that show the query's own image.
-          exclude: int `[Q]`, one row that is hidden from the query; -1 for
-            none.
+          exclude: int `[Q]`, a row hidden from each query; -1 for none.
 
         Returns:
           Row numbers int64 `[Q, k]` and cosines f32 `[Q, k]`, nearest first;
-          ties go to the lower number. Where fewer than k rows remain, -1 and
-          -inf.
+          ties go to the lower number. If fewer than k rows remain, the
+          last entries are -1 and -inf.
 
         Raises:
           ValueError: if an argument has the wrong shape, a query is not finite
@@ -236,7 +235,7 @@ class Rows:
         """Returns positions of given rows in each query's full ranking.
 
         A row's position is one more than the number of rows ahead of it, so
-        the ranking itself is never held.
+        the full ranking is never built.
 
         Args:
           queries: `[Q, dim]`, of any length.

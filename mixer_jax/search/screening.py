@@ -33,8 +33,8 @@ class Placed(Held):
       short: `[N_pad, S]`, the factors for screening.
       error: f32 `[]`, the largest rounding error of a factor, as a distance.
       basis: f32 `[C, S - 1]`, the principal dimensions; None if all are kept.
-      count: int32 `[]`, the number of rows without padding.
-      tile: rows of a block that are multiplied at once.
+      count: int32 `[]`, the number of rows, excluding padding.
+      tile: rows of a block multiplied at once.
     """
 
     short: jax.Array
@@ -125,9 +125,9 @@ def screen(
       asked: shortlists `[Q, K + 1]` of the query rows so far.
       theirs: shortlists of this device's placed rows, with groups of query
         rows; None to skip them.
-      count: int32 `[]`, total number of query rows without padding.
-      same: whether both are one set, whose blocks are screened in order, so
-        that earlier blocks have already been compared with this one.
+      count: int32 `[]`, total number of query rows, excluding padding.
+      same: whether both sets are the same; its blocks are screened in order,
+        so earlier blocks have already been compared with this one.
 
     Returns:
       Both shortlists, updated.

@@ -11,11 +11,11 @@ from mixer_jax.runtime.arrays import normalize
 from mixer_jax.search import segments
 
 _ADDED = 2**16  # rows normalized at once
-_GROWTH = 4  # a new segment adds at least this fraction, 1 / 4, of the capacity
+_GROWTH = 4  # a new segment adds at least 1 / 4 of the capacity
 
 
 class SegmentList:
-    """Rows numbered in the order in which they are added.
+    """Rows numbered in insertion order.
 
     When memory is used up, another segment is allocated. Existing rows stay
     where they are.
@@ -34,16 +34,16 @@ class SegmentList:
 
     @property
     def capacity(self) -> int:
-        """Number of rows that memory is allocated for."""
+        """Number of rows with allocated memory."""
         return sum(len(segment.present) for segment in self._segments)
 
     def reserve(self, count: int) -> None:
-        """Allocates memory for a number of rows in total."""
+        """Allocates memory for at least `count` rows in total."""
         missing = count - self.capacity
         if missing <= 0:
             return
         missing = max(missing, self.capacity // _GROWTH)
-        # Round up to a few sizes, as programs are compiled for each of them.
+        # Round up to a few sizes, because programs are compiled for each.
         unit = self._block * self.mesh.size
         unit <<= max((-(-missing // unit)).bit_length() - 3, 0)
         size = -(-missing // unit) * unit
@@ -81,11 +81,11 @@ class SegmentList:
             )
 
     def filled(self) -> Iterator[tuple[segments.Segment, dict[str, int]]]:
-        """Yields each segment to which rows have been added.
+        """Yields the segments that contain rows, including removed ones.
 
         Yields:
-          The segment, the number of its `first` row, and the count of `blocks`
-          to which rows have been added.
+          A segment, the number of its `first` row, and the number of `blocks`
+          that contain rows.
         """
         for segment, (first, size) in zip(
             self._segments, self._spans(), strict=True

@@ -68,14 +68,14 @@ def count_ahead(
     first: int,
     blocks: int,
 ) -> jax.Array:
-    """Adds the number of a segment's rows that are ahead of given rows.
+    """Adds the number of a segment's rows ahead of given rows.
 
     Args:
       segment: the segment whose rows are counted.
       asked: the queries.
       relevant_QxR: int32, row numbers in the whole set.
       cosine_QxR: f32, their cosines, from `look_up`.
-      ahead_QxR: int32, the number of rows that are ahead in other segments.
+      ahead_QxR: int32, the number of rows ahead in other segments.
       first: number of the segment's first row in the whole set.
       blocks: number of blocks that hold rows.
 

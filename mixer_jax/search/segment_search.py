@@ -18,7 +18,7 @@ from mixer_jax.search.shortlists import Shortlist
 
 _FEW = 16  # memory-bound up to this many queries: multiply in f32
 _CHUNK = 2**15  # rows whose groups are sorted at once
-_TILE = 1024  # rows multiplied with many queries at once
+_TILE = 1024  # rows multiplied by many queries at once
 
 
 class Best(flax.struct.PyTreeNode):
@@ -27,7 +27,7 @@ class Best(flax.struct.PyTreeNode):
     Attributes:
       number: int32 `[Q, k]`, rows; -1 where there are fewer.
       cosine: f32 `[Q, k]`, descending.
-      bound: f32 `[Q]`, bound on the cosines of rows that were not scored.
+      bound: f32 `[Q]`, bound on the cosines of unscored rows.
     """
 
     number: jax.Array
@@ -165,7 +165,7 @@ def _maxima(
       query_QxC: the queries, in the dtype of the products.
       label_Q: see `Asked`.
       start: the first row of the chunk, on this device.
-      sizes: rows per tile, which are multiplied at once, and per chunk.
+      sizes: rows per tile (multiplied at once) and per chunk.
 
     Returns:
       f32 `[Q, chunk / 8]`; -inf where all rows of a group are absent or hidden.
@@ -230,7 +230,7 @@ def _scored(segment, allowed, asked, best, first, slots):
 
 
 def _of_all_devices(best: Best) -> tuple[jax.Array, jax.Array]:
-    """Returns the nearest rows on all devices, ties by number."""
+    """Returns the nearest rows of all devices; ties go to lower numbers."""
     gather = partial(jax.lax.all_gather, axis_name=AXIS, axis=1, tiled=True)
     order = -gather(best.cosine), gather(best.number)
     negative, number = jax.lax.sort(order, dimension=1, num_keys=2)
@@ -285,7 +285,7 @@ def on_devices(function: Callable, segment: Segment, *others: Any) -> Any:
         mesh=segment.mesh,
         in_specs=(segment.specs(), *[WHOLE] * len(others)),
         out_specs=WHOLE,
-        # The checker would require annotations for loops that start from
-        # constants and for gathered arrays, equal on all devices.
+        # The checker requires annotations for loops that start from constants,
+        # and for gathered arrays, which are equal on all devices.
         check_vma=False,
     )(segment, *others)

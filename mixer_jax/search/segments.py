@@ -1,7 +1,7 @@
 """Segments: fixed-size parts of a set of rows that grows and shrinks.
 
 A segment is allocated once. Rows are added and removed in place, by programs
-that only depend on sizes, so other rows are not copied and nothing is
+that depend only on sizes, so other rows are not copied and nothing is
 recompiled.
 """
 

@@ -63,7 +63,7 @@ def fast_dtype() -> jnp.dtype:
         return jnp.dtype(jnp.float32)
     product = jax.jit(products)
     seconds = {}
-    # Alternate and take the best of several timings, as the CPU may be shared.
+    # The CPU may be shared: alternate, and take the best of several timings.
     for _ in range(5):
         for dtype in map(jnp.dtype, (jnp.float32, jnp.bfloat16)):
             x = jnp.ones((512, 512), dtype)
@@ -83,7 +83,7 @@ def shorten(
     Args:
       row_NxC: f32.
       basis_CxM: result of `principal`; None keeps all dimensions.
-      dtype: dtype that factors are rounded to.
+      dtype: the dtype of the factors.
 
     Returns:
       Factors `[N, S]`, and the norms f32 `[N]` of their rounding errors.
@@ -118,7 +118,7 @@ def products(row_NxS: jax.Array, other_QxS: jax.Array) -> jax.Array:
 
 
 def mix(row_NxC: jax.Array) -> jax.Array:
-    """Rotates rows, so that their norm is spread over the dimensions.
+    """Rotates rows to spread their norm over the dimensions.
 
     Each row's scale is set by its largest entry, which the rotation reduces if
     it is far above the others. Dimensions are permuted at random and divided

@@ -29,8 +29,8 @@ class Summary(NamedTuple):
 
     Attributes:
       rows: the number of rows read.
-      written: the number of rows that were new or had changed.
-      skipped: the rows that were left out.
+      written: the number of new or changed rows.
+      skipped: the rows left out.
       items: the number of items in the index.
       dim: the number of elements of an embedding.
     """
@@ -77,7 +77,7 @@ def build(
     thumbnails: int = 0,
     **given: Any,
 ) -> Summary:
-    """Builds an index, which replaces an existing one when it is complete.
+    """Builds an index; once complete, it replaces an existing one.
 
     Repeating an interrupted call resumes the build.
 
@@ -112,7 +112,7 @@ def build(
 def _identify(
     source: Source, trained: Trained | None, look: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the properties of an index, without those of `opening.locate`."""
+    """Returns an index's properties, except those from `opening.locate`."""
     if trained is None and not source.embeddings:
         raise UserError(
             "Embedding a table needs a model; name its workdir with "
@@ -134,8 +134,8 @@ def add(folder: str | os.PathLike, **given: Any) -> Summary:
 
     Args:
       folder: the index.
-      **given: what to add; see `Options`. By default, the model and the
-        pictures are looked for where they were when the index was built.
+      **given: what to add; see `Options`. The model and the pictures
+        default to those recorded in the index.
 
     Raises:
       UserError: as in `build`, or if the model or the embeddings do not
@@ -175,7 +175,7 @@ def _open(
 
 
 def _check_embeddings(source: Source, trained: Trained, made_by: str) -> None:
-    """Checks that embeddings can come from a model."""
+    """Checks that a source's embeddings match a model."""
     if source.fingerprint not in ("", made_by):
         raise UserError(
             f"The embeddings in {source.embeddings} come from another model "
@@ -199,8 +199,8 @@ def _check_source(store: LocalStore, source: Source) -> None:
         )
     if source.fingerprint and source.fingerprint != store.fingerprint:
         raise UserError(
-            f"The embeddings in {source.embeddings} come from another model "
-            f"(fingerprint {source.fingerprint}) than those in the index "
+            f"The embeddings in {source.embeddings} come from a different "
+            f"model (fingerprint {source.fingerprint}) than those in the index "
             f"({store.fingerprint or 'unknown'}); embed the rows with the "
             "model of the index, or build a new index."
         )

@@ -34,12 +34,12 @@ class Entry(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """An item, and what is to be embedded for its vectors.
+    """An item, and the inputs to embed for its vectors.
 
     Attributes:
       item: the item; new vectors have no embedding yet.
-      pictures: what to embed for each of its vectors: a picture or None.
-      is_new: whether each of its vectors is to be embedded.
+      pictures: for each of its vectors, the picture to embed, or None.
+      is_new: for each of its vectors, whether to embed it.
     """
 
     item: Item
@@ -55,8 +55,8 @@ def check_ids(ids: Sequence[str]) -> list[str]:
     for one in given:
         if not isinstance(one, str) or not one:
             raise UserError(
-                f"The ID {quoted(one)} is a {type(one).__name__}; an ID must "
-                "be a non-empty string."
+                f"The ID {quoted(one)} has type {type(one).__name__}; an ID "
+                "must be a non-empty string."
             )
     return given
 
@@ -75,7 +75,7 @@ def align(
 
     Raises:
       UserError: if the arguments have different lengths, or an item has
-        neither a picture, a text nor a vector.
+        no picture, text, or vector.
     """
     names = check_ids(ids)
     if images is not None:
@@ -116,8 +116,8 @@ def _entry(
     for one in (text, group, category):
         if one is not None and not isinstance(one, str):
             raise UserError(
-                f"Item {quoted(id)} has the text {quoted(one)}, which is a "
-                f"{type(one).__name__}, not a string."
+                f"Item {quoted(id)} has the text {quoted(one)} of type "
+                f"{type(one).__name__}; it must be a string."
             )
     if vectors is not None:
         vectors = np.atleast_2d(np.asarray(vectors, np.float32))
@@ -127,15 +127,13 @@ def _entry(
                 f"{len(vectors)} vectors; give one vector per picture."
             )
     elif not shown and not (text or "").strip():
-        raise UserError(
-            f"Item {quoted(id)} has neither a picture, a text nor a vector."
-        )
+        raise UserError(f"Item {quoted(id)} has no picture, text, or vector.")
     labels = group or "", category or ""
     return Entry(id, shown, text or "", vectors, fields or {}, *labels)
 
 
 def kinds(given: Sequence[Entry]) -> dict[str, str]:
-    """Returns the kinds of all fields that the entries have."""
+    """Returns the kinds of all fields of the entries."""
     found: dict[str, str] = {}
     for entry in given:
         for name, value in entry.fields.items():
@@ -148,7 +146,7 @@ class Loader:
     """Reads the pictures of entries, and makes thumbnails of new ones."""
 
     def __init__(self, root: pathlib.Path | None, side: int):
-        """Sets what all entries share.
+        """Stores the settings that all entries share.
 
         Args:
           root: the folder that stored paths are relative to; None for none.
@@ -235,7 +233,7 @@ def content_of(digest: bytes, text: str) -> bytes:
     """Returns the content of a vector.
 
     Args:
-      digest: of the picture's bytes; b"" if there is no picture.
+      digest: the digest of the picture's bytes; b"" for no picture.
       text: the item's text.
     """
     return encoding.content(digest, text)

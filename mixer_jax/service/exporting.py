@@ -15,7 +15,7 @@ from mixer_jax.service.stores import fields
 from mixer_jax.service.stores.interface import Item, Value
 from mixer_jax.service.stores.local import LocalStore
 
-_ITEMS = 4096  # written at once
+_ITEMS = 4096  # items written at once
 _TYPES = {
     fields.TEXT: pa.string(),
     fields.NUMBER: pa.float64(),
@@ -39,7 +39,7 @@ def export(folder: str | os.PathLike, out: str | os.PathLike) -> int:
 
     The file has the columns sample_id (the item's ID, and for further vectors
     of an item, the ID and a number), item_id, embedding, image, text, group,
-    category_id and those of the fields. `building.build` reads it.
+    category_id, and one column per field. `building.build` reads it.
 
     Returns:
       The number of rows.

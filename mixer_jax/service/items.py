@@ -1,4 +1,4 @@
-"""An open index: writes and finds items, by picture, text or vector."""
+"""An open index: writes items, and finds them by picture, text or vector."""
 
 import os
 import pathlib
@@ -20,11 +20,11 @@ from mixer_jax.service.stores import interface
 from mixer_jax.service.stores.interface import Item
 from mixer_jax.service.stores.local import LocalStore
 
-_ITEMS = 1024  # written per transaction
+_ITEMS = 1024  # items written per transaction
 
 
 class Hit(NamedTuple):
-    """An item that a search found.
+    """An item found by a search.
 
     Attributes:
       id: the item's ID.
@@ -67,11 +67,11 @@ class Index:
         images: pathlib.Path | None,
         load: Callable[[], Model],
     ):
-        """Takes the parts of an index; see `opening.open_index`.
+        """Stores the parts of an index; see `opening.open_index`.
 
         Args:
           store: the items.
-          model: the model; None to load it when it is needed.
+          model: the model; None to load it when needed.
           images: the folder of the pictures.
           load: loads the model.
         """
@@ -123,17 +123,17 @@ class Index:
     ) -> None:
         """Adds items, and replaces those with the same IDs.
 
-        When it returns, all items are on disk and found by the next search. If
-        it is interrupted, some of them may be. Items whose pictures and text
-        have not changed are not embedded again.
+        Once this returns, all items are on disk and visible to the next search.
+        After an interruption, some of them may be. Items whose pictures and
+        text have not changed are not embedded again.
 
         Args:
           ids: N item IDs.
           images: N pictures, see `Model.embed_queries`; a list of pictures for
-            an item with several, None for an item without.
-          texts: N texts; None or "" for an item without.
+            an item with several, None for no picture.
+          texts: N texts; None or "" for no text.
           vectors: N embeddings f32 `[D]`, or `[n, D]` for an item with several,
-            instead of those of the model.
+            to use instead of the model's.
           fields: N mappings of declared fields to values. If none are
             declared, the first call declares its own.
           groups: N groups.

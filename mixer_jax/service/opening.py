@@ -39,14 +39,14 @@ def open_index(
     Args:
       path: the index's folder.
       model: the model that embeds items and queries, or its workdir, bundle or
-        hub name; by default, the recorded one is loaded when it is needed. A
-        new index needs one.
+        hub name; by default, the recorded one is loaded when needed. A new
+        index needs one.
       images: the folder of the pictures; by default, the recorded one.
       fields: fields to declare, and their kinds, "text", "number" or "flag".
       storage: how a new index stores embeddings: "f32", "f16" or "int8".
       thumbnails: the side length of a new index's thumbnails, in pixels; 0 for
         none.
-      mesh: the devices that search; by default all.
+      mesh: the devices to search on; by default all.
 
     Raises:
       UserError: if the index is damaged or of another format, or its
@@ -92,10 +92,10 @@ def open_with(
 
     Args:
       folder: the index's folder.
-      model: the model; None to load it when it is needed.
+      model: the model; None to load it when needed.
       workdir: where to load it from; by default, the recorded path.
       images: the folder of the pictures; by default, the recorded one.
-      mesh: the devices that search; by default all.
+      mesh: the devices to search on; by default all.
     """
     store = LocalStore.open(folder, mesh)
     try:
@@ -153,7 +153,7 @@ def locate(
     model: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
-    """Returns the properties that let a moved index find what it refers to."""
+    """Returns the paths where a moved index finds its model and pictures."""
     where: dict[str, Any] = {"model": [], "images": []}
     if model is not None:
         name = os.fspath(model)
@@ -239,7 +239,7 @@ def load_model(
     workdir: str | os.PathLike | None = None,
     mesh: Mesh | None = None,
 ) -> Model:
-    """Loads the model of an index, and checks that it is the same.
+    """Loads the model of an index, and checks its fingerprint.
 
     Args:
       store: the index.

@@ -16,8 +16,8 @@ from mixer_jax.service.items import Index
 from mixer_jax.service.stores.interface import Item, Vector
 from mixer_jax.service.stores.local import LocalStore
 
-_ITEMS = 1024  # embedded and written at once
-_COPIES = 3  # maximum number of copies before writes are held up
+_ITEMS = 1024  # items embedded and written at once
+_COPIES = 3  # maximum number of copies before writes are blocked
 
 
 def rebuild(
@@ -41,8 +41,8 @@ def rebuild(
       batch_size: the number of documents embedded at once.
 
     Returns:
-      The number of items, and the number of pictures that were embedded from
-      their thumbnails because their files are missing.
+      The number of items, and the number of pictures embedded from their
+      thumbnails because their files are missing.
 
     Raises:
       UserError: if an item cannot be embedded from what the index stores.
@@ -72,7 +72,7 @@ def rebuild(
 
 def _check(index: Index) -> None:
     """Raises a `UserError` if items cannot be embedded again."""
-    lost: dict[str, None] = {}  # a set that keeps the order
+    lost: dict[str, None] = {}  # an ordered set
     for vectors in index.store.without_thumbnail(_ITEMS):
         for one in vectors:
             has_file = index.path_of(one.image) is not None
@@ -92,7 +92,7 @@ def _run(work: "_Work", old: LocalStore, new: LocalStore) -> None:
         label = "Embedding changed items"
         if old.state == before:
             break
-    # Nobody can write during the rest, so it should be short.
+    # Writes are blocked from here on, so the rest should be short.
     with old.frozen():
         if old.state != before:
             work.copy(label)
@@ -181,6 +181,6 @@ def _lost_error(first: str, *others: str) -> UserError:
         subject = f"Item {quoted(first)}"
     return UserError(
         f"{subject} cannot be embedded again: a picture is not stored, and the "
-        "text alone is not what was embedded. Write each again with its "
-        "pictures, or delete it."
+        "embedding is not that of the text alone. Write each item again with "
+        "its pictures, or delete it."
     )

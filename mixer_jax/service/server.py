@@ -64,7 +64,7 @@ _UNROUTED = {
 }
 _GRACE = 5  # seconds to finish open requests at shutdown
 _LOOK = 2.0  # seconds between checks for a rebuilt index
-_MAX_LOOK = 60.0  # after failures, each of which may have loaded a model
+_MAX_LOOK = 60.0  # maximum after failures; each may load a model
 _HEADERS = ["Authorization", "Content-Type", "X-API-Key", tracing.HEADER]
 _METHODS = ["GET", "POST", "PUT", "DELETE"]
 

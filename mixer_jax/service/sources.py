@@ -1,7 +1,7 @@
-"""Where a build finds items: sample tables, and files of embeddings.
+"""The sources of a build: sample tables, and files of embeddings.
 
-A source yields frames with `COLUMNS` and a column per field, and for files of
-embeddings, f32 `[n, D]`. All rows of an item are in the same frame.
+A source yields frames with `COLUMNS` and a column per field and, for files of
+embeddings, an f32 `[n, D]` array. All rows of an item are in the same frame.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from mixer_jax.service.stores import fields
 
 ITEM, ID, EMBEDDING = "item_id", layout.ID, layout.EMBEDDING
 COLUMNS = (ID, ITEM, "image", "text", "category_id", "group")
-ROWS = 4096  # read and written at once
+ROWS = 4096  # rows read and written at once
 
 
 class Chunk(NamedTuple):
@@ -201,7 +201,7 @@ def _reading(path: pathlib.Path) -> pq.ParquetFile:
         file.close()
         problem = f"has no column {absent[0]}" if absent else "has no rows"
         raise UserError(
-            f"The file of embeddings {path} {problem}; it needs the columns "
+            f"The embeddings file {path} {problem}; it needs the columns "
             f"{ID} and {EMBEDDING}."
         )
     return file
@@ -253,7 +253,7 @@ def _join(first: Chunk, second: Chunk) -> Chunk:
 
 
 def _split(part: Chunk) -> tuple[Chunk, Chunk]:
-    """Returns the rows before the last item, and those of the last item."""
+    """Returns the rows before the last item, and the last item's rows."""
     items = part.frame[ITEM].to_numpy(object)
     others = np.flatnonzero(items != items[-1])
     end = others[-1] + 1 if len(others) else 0

@@ -7,7 +7,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import opening
 from mixer_jax.service.stores.local import LocalStore
 
-_IDS = 4096  # deleted per transaction
+_IDS = 4096  # items deleted per transaction
 
 
 def delete(

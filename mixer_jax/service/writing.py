@@ -24,7 +24,7 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 
 
 class Written(NamedTuple):
-    """The number of vectors that were written, and the rows left out."""
+    """The number of vectors written, and the rows left out."""
 
     count: int
     skipped: list[layout.Skipped]
@@ -38,7 +38,7 @@ class _Rows(NamedTuple):
       contents: the contents of the vectors.
       embeddings: f32 `[n, D]`; undefined where `is_new` is not set.
       is_new: bool `[n]`, whether the store lacks the vector.
-      is_kept: bool `[n]`; False for rows that are left out.
+      is_kept: bool `[n]`; False for rows left out.
     """
 
     frame: pd.DataFrame
@@ -125,7 +125,7 @@ class Writer:
     def _compute(
         self, frame: pd.DataFrame, is_new: np.ndarray
     ) -> tuple[np.ndarray, list[layout.Skipped], np.ndarray]:
-        """Embeds new rows; also returns those left out, and their positions."""
+        """Returns new rows' embeddings, skipped rows and their positions."""
         embeddings = np.zeros((len(frame), self._store.dim), np.float32)
         if not is_new.any():
             return embeddings, [], np.zeros(0, int)
@@ -142,7 +142,7 @@ class Writer:
         return embeddings, list(made.skipped), places
 
     def _items(self, rows: _Rows) -> Iterator[Item]:
-        """Yields the items of the rows that are not left out."""
+        """Yields the items of the rows to keep."""
         copies = self._thumbnails(rows)
         by_item: dict[str, list[int]] = {}
         for row in np.flatnonzero(rows.is_kept).tolist():

@@ -61,7 +61,7 @@ def run(
     mesh: Mesh | None = None,
     console: terminal.Console | None = None,
 ) -> None:
-    """Trains every stage that is not finished yet.
+    """Trains every unfinished stage.
 
     Args:
       config: the config of one stage or of a curriculum.
@@ -121,7 +121,7 @@ def _check_tables(config: ConfigDict, workdir: str | os.PathLike) -> None:
 def _unfinished(
     config: ConfigDict, workdir: str | os.PathLike
 ) -> Iterator[tuple[ConfigDict, paths.Path]]:
-    """Yields the stages that are not finished; see `stages`."""
+    """Yields the unfinished stages; see `stages`."""
     for stage, folder in stages(config, workdir):
         if workdir_lib.latest_step(folder) != stage.steps:
             yield stage, folder

@@ -27,7 +27,7 @@ PyTree = Any
 
 _INIT = 2**32 - 1  # larger than any step number
 _SUMS = 2**26  # maximum bytes per device for the sums of embeddings
-_BLOCK = 2**20  # maximum number of categories that are imprinted together
+_BLOCK = 2**20  # maximum number of categories imprinted together
 
 
 def initial_state(

@@ -37,7 +37,7 @@ class Inputs(NamedTuple):
       samples: the usable samples of the training split.
       source: their images and texts.
       tokenizer: the tokenizer of the documents' texts.
-      skipped: the samples of the split that were left out, with reasons.
+      skipped: the samples of the split left out, with reasons.
       origin: the identity of the rows and images; see `identity.describe`.
       content: hash of the rows and of the images' bytes; "" if unknown.
       warnings: messages about suspicious categories.

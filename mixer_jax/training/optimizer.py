@@ -65,9 +65,9 @@ def multiples(
     al., arXiv 2003.10555).
 
     Raises:
-      UserError: if a pattern is not a regular expression, or is found neither
-        in a path nor in the name of a part of other models; or if `layer_decay`
-        is not above 0 and at most 1.
+      UserError: if a pattern is not a regular expression, or matches neither a
+        path nor the name of a part of other models; or if `layer_decay` is not
+        above 0 and at most 1.
     """
     if not 0 < layer_decay <= 1:
         raise UserError(

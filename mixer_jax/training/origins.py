@@ -59,7 +59,7 @@ def check_names(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
     This covers the previous stage and the folders of weights and tokenizer. A
     missing folder counts as unchanged if its path is the recorded one: the
-    checkpoint contains everything that was loaded from it.
+    checkpoint contains everything loaded from it.
 
     Raises:
       UserError: if the origin differs; names the differences.
@@ -101,7 +101,7 @@ def _difference(
         recorded = origin.get("folders", {}).get(key, "")
         current = _hash_folder(key, now)
         if now == os.path.join(workdir, places_lib.TOKENIZER):
-            return ""  # It is the run's own copy.
+            return ""  # This is the run's own copy.
     if not (recorded and current):
         return "" if same else "does not exist, so it cannot be compared"
     if key != "init_from":

@@ -21,7 +21,7 @@ def check(
       others: other names that the pattern may match.
 
     Raises:
-      UserError: if it is not a regular expression or is found in no path.
+      UserError: if it is not a regular expression or matches no path.
     """
     try:
         is_used = any(re.search(pattern, name) for name in (*paths, *others))
@@ -38,6 +38,6 @@ def check(
 
 
 def find(pairs: Iterable[tuple[str, T]], path: str, default: T) -> T:
-    """Returns the value of the first pattern that is found in a path."""
+    """Returns the value of the first pattern found in a path."""
     matching = (value for pattern, value in pairs if re.search(pattern, path))
     return next(matching, default)

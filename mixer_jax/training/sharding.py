@@ -9,7 +9,7 @@ average; the default is `replicate`. Rules:
   (Rajbhandari et al., arXiv 1910.02054, stage 3; Zhao et al., arXiv
   2304.11277): each of D devices keeps 1/D of the parameters and moments.
 - `rows`: the array is split along its first axis and never gathered; meant
-  for tables of which a step reads only a few rows.
+  for tables from which a step reads only a few rows.
 """
 
 import math
@@ -36,7 +36,7 @@ def check(rules: Rules, paths: Collection[str]) -> None:
 
     Raises:
       UserError: if a rule does not exist, or if a pattern is not a regular
-        expression or is found in no path.
+        expression or matches no path.
     """
     for pattern, rule in rules:
         if rule not in RULES:

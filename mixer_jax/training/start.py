@@ -1,4 +1,4 @@
-"""Decides how a stage starts; no other module does."""
+"""Decides how a stage starts; the only module to do so."""
 
 import enum
 import os

@@ -28,7 +28,7 @@ Metrics = dict[str, jax.Array]
 def guard_rows(optimizer: RowOptimizer) -> RowOptimizer:
     """Returns an optimizer that skips rows whose gradient is not finite.
 
-    The moments of such rows stay unchanged too. Proxies are updated in place,
+    The moments of these rows also stay unchanged. Proxies are updated in place,
     so undoing a whole step would require a copy of all of them.
     """
 
@@ -75,9 +75,9 @@ def make_train_step(
       mesh: the device mesh.
 
     Returns:
-      `(state, batch, seed=config.seed) -> (state, metrics)`. Seeds that are
-      passed, as int32, share one program. The metrics are f32 scalars: the
-      head's metrics, `loss`, `gradient_norm` (before clipping),
+      `(state, batch, seed=config.seed) -> (state, metrics)`. Seeds
+      passed as int32 share one compiled program. The metrics are f32 scalars:
+      the head's metrics, `loss`, `gradient_norm` (before clipping),
       `learning_rate` and `skipped`.
     """
     schedule = optimizer_lib.make_schedule(

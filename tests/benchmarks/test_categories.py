@@ -10,7 +10,7 @@ SMALL = ["--samples=200", "--width=16", "--text-width=8", "--clicks=20"]
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Measures in this process, because another would take seconds to start."""
+    """Measures in this process; a new one would take seconds to start."""
     monkeypatch.setattr(categories, "_run", categories_run.run)
 
 

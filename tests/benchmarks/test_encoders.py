@@ -116,7 +116,7 @@ def test_both_sides_compute_the_same(model):
             theirs = theirs.reshape(*theirs.shape[:2], -1).swapaxes(1, 2)
         largest = np.abs(theirs).max()
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=2e-5 * largest)
-    # The backward pass has two products for each one of the forward pass.
+    # The backward pass has two matrix products per forward product.
     forward, both = (ours.flops[name] for name in encoder_sides.PASSES)
     assert 2.3 < both / forward < 3.7
 
@@ -126,7 +126,7 @@ def test_memory_of_both_sides():
         problem = {"model": "tiny-bert", "batch": 2, "size": 8}
         peak = encoder_memory.run(problem, "forward+backward", side)
         assert math.isfinite(peak)
-        # At least the 30,522 word embeddings of 16 numbers and their gradients.
+        # At least the 30,522 word embeddings of size 16 and their gradients.
         assert side == "peer" or peak > 0
 
 

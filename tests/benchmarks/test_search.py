@@ -1,4 +1,7 @@
-"""The search benchmark, with a stand-in for faiss; no test asserts a time."""
+"""Tests the search benchmark with a stand-in for faiss.
+
+No test asserts a time.
+"""
 
 import json
 import sys

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def beam_environment():
     """Environment variables for a process that can import Beam.
 
-    Like PyTorch, launch/test.sh installs Beam into a folder of its own.
+    launch/test.sh installs Beam, like PyTorch, into a separate folder.
     """
     folders = sorted(pathlib.Path(sys.prefix).glob("apache-beam==*"))
     if not folders and importlib.util.find_spec("apache_beam") is None:

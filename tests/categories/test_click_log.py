@@ -57,9 +57,9 @@ def test_parquet_matches_csv(folder):
         ("clicks", "q0,i1,2,0.5", "column \"clicks\": '0.5' is not a count"),
         ("clicks", "q0,i1,2,", "column \"clicks\": '' is not a count"),
         ("clicks", f"q0,i1,{10**20},8", 'line 5, column "exposures": \'1000'),
-        ("clicks", f"q0,i1,{2**53},8", "too large a count"),
-        ("clicks", f"q0,i1,{2**53 - 8},8", "too large a count"),
-        ("clicks", f"q0,i1,{2**53 + 1},8", "too large a count"),
+        ("clicks", f"q0,i1,{2**53},8", "is too large; the sum"),
+        ("clicks", f"q0,i1,{2**53 - 8},8", "is too large; the sum"),
+        ("clicks", f"q0,i1,{2**53 + 1},8", "is too large; the sum"),
         ("clicks", "q9,i1,2,0", "line 5, column \"query_id\": 'q9' is not in"),
         ("clicks", "q0,i9,2,0", "line 5, column \"item_id\": 'i9' is not in"),
         ("queries", "q0,x.png", 'line 4, column "query_id": this ID already'),
@@ -208,7 +208,7 @@ def test_frames_that_would_be_misread_are_refused(change, message):
 
 
 def test_images_are_relative_to_the_folder_of_a_link(tmp_path, monkeypatch):
-    """DVC and git-annex replace tables by links; folders may be links too."""
+    """DVC and git-annex replace tables with links; folders may be links too."""
     store, log = tmp_path / "store" / "deep", tmp_path / "disk" / "log"
     store.mkdir(parents=True)
     log.mkdir(parents=True)

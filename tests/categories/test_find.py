@@ -138,7 +138,7 @@ def test_no_category_exceeds_max_size():
 
 
 def test_copied_items_share_a_category():
-    # Content is too noisy to join samples by similarity alone.
+    # The content is too noisy to join samples by similarity alone.
     queries, items, features = _blobs(np.full(20, 2), noise=1.5)
     # Items 0 and 39 have the same content under two IDs.
     for content in (features.item_image, features.item_text):

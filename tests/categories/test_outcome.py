@@ -79,7 +79,7 @@ def test_held_out_samples_are_known_without_a_truth(shop):
 
 
 def test_unreadable_samples_are_left_out(own_shop):
-    """Simulates that categorize skipped a query."""
+    """Simulates a query skipped by categorize."""
     found = pd.read_csv(own_shop / "found.csv", keep_default_na=False)
     left = pd.read_csv(own_shop / "unassigned.csv", keep_default_na=False)
     gone = read(own_shop).samples["sample_id"][2]
@@ -145,7 +145,7 @@ def test_inconsistent_tables_raise_an_error(own_shop):
     again = first.assign(category_id="found-00099")
     assert_refused(
         pd.concat([frame, again]),
-        f"line {len(frame) + 2}, column sample_id: .* is in an earlier row too",
+        f"line {len(frame) + 2}, column sample_id: .* is already in an earlier",
     )
     none = frame["category_id"].where(
         frame["sample_id"] != first["sample_id"].iloc[0], ""

@@ -121,7 +121,7 @@ def test_an_image_path_that_is_not_utf8_raises_an_error(tmp_path):
     frame = pd.DataFrame({"image": ["a.png", ""]})
     with pytest.raises(UserError, match=r"udcff.*rename the folder"):
         tables.with_moved(frame, frame, tmp_path / name / "t.csv", tmp_path)
-    # Relative to that folder, the path is UTF-8.
+    # The path relative to that folder is UTF-8.
     folder = tmp_path / name
     moved = tables.with_moved(frame, frame, folder / "t.csv", folder)
     assert moved["image"].tolist() == ["a.png", "", "a.png", ""]

@@ -68,7 +68,7 @@ def test_costs_grow_with_categories(compile_stage):
     (small,) = compile_stage(2000, **{"head.name": "exact"})
     (large,) = compile_stage(8000)[:1]
     (wide,) = compile_stage(8000, **{"head.name": "exact"})
-    # Proxies and momentum of a quarter of the categories.
+    # Each device holds proxies and momentum of a quarter of the categories.
     more = 2 * (8000 - 2000) // 4 * 16 * 4
     assert wide.arguments - small.arguments >= more
     assert large.arguments > wide.arguments  # the graph's rows

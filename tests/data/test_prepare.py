@@ -1,4 +1,4 @@
-"""The command prepares what training then finds."""
+"""Training finds the data prepared by the command."""
 
 import os
 

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-# Names without a style suffix, enough of them to fill both splits.
+# Enough names without a style suffix to fill both splits.
 _WORDS = [f"{a}{b}" for a in ("bird", "cake", "door") for b in "abcdefghij"]
 
 

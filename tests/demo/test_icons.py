@@ -244,7 +244,7 @@ def test_limit_bounds_the_number_of_categories(build):
     frame, _ = build(limit=5)
     everything, _ = build("all")
     chosen = set(frame["category_id"])
-    assert 3 <= len(chosen) <= 5  # Some are dropped while drawing.
+    assert 3 <= len(chosen) <= 5  # Drawing drops some categories.
     rows = everything[everything["category_id"].isin(chosen)]
     pd.testing.assert_frame_equal(frame, rows.reset_index(drop=True))
 

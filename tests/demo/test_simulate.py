@@ -54,7 +54,7 @@ def test_main_writes_a_log_marked_as_simulated(table, tmp_path, capsys):
     for name in ("exposures", "clicks"):
         assert note[name] == read.clicks[name].sum() > 0
     assert "simulated" in (out / "SIMULATION.md").read_text()
-    # No table that the clustering reads contains the truth.
+    # No table read by the clustering contains the truth.
     for path in out.glob("*.csv"):
         assert "category" not in path.read_text()
 

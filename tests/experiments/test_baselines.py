@@ -72,7 +72,7 @@ def test_the_linear_map_learns_a_rotation():
 
 @pytest.fixture
 def mean_color(monkeypatch):
-    """Replaces the frozen features by ones that are cheap to compute."""
+    """Replaces the frozen features with cheap ones."""
 
     def of_images(name, paths, size):
         pixels = [decoding.decode(path, size).mean((0, 1)) for path in paths]

@@ -59,11 +59,11 @@ class Project:
         self.environment["TRAINING"] = str(path)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Starts a command in its own session, in which no signal is ignored.
+        """Starts a command in its own session, with no signal ignored.
 
-        `nohup` starts these tests with SIGHUP ignored. Their child processes
-        would inherit this, but they do not inherit a handler. The tests
-        themselves continue to ignore the signal.
+        `nohup` starts these tests with SIGHUP ignored. Child processes inherit
+        an ignored signal, but not a handler, so set a handler during the start.
+        Afterwards, the tests ignore the signal again.
         """
         before = signal.signal(signal.SIGHUP, lambda *_: None)
         try:
@@ -99,7 +99,7 @@ class Project:
         return remaining
 
     def end(self, grace: float = 10.0) -> list[int]:
-        """Kills the processes that remain after `grace` s, and returns them."""
+        """Kills and returns the processes still running after `grace` s."""
         deadline = time.monotonic() + grace
         while (left := self.remaining()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -134,7 +134,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path):
-    """A project; the test must end all processes that it started."""
+    """A project; the test must end all processes that it starts."""
     folder = tmp_path / "it's a [1] $drive; *" / "project"
     programs = tmp_path / "programs"
     folder.mkdir(parents=True)
@@ -144,7 +144,7 @@ def project(tmp_path):
     (folder / "mixer_jax").mkdir()
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
-    # Without the caller's variables, so that no test reaches a real cloud.
+    # Drop the caller's variables, so that no test reaches a real cloud.
     environment = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": "/none"}
     made = Project(folder, programs, environment)
     python = made.program("stub-python", _PYTHON)

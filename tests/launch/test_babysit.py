@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Exits with the next of its arguments each time it is run.
+# On its n-th run, exits with its n-th argument.
 _SCRIPT = """\
 #!/usr/bin/env bash
 echo started >>runs.txt
@@ -91,7 +91,7 @@ def test_progress_is_a_later_checkpoint(project, stages):
     )
     assert done.returncode == 75
     starts = (project.folder / "runs.txt").read_text().count("started")
-    assert starts == 5  # three that save, and two restarts without progress
+    assert starts == 5  # three runs that save, two restarts without progress
     assert f"It reached step {10 * len(stages)}." in done.stdout
 
 
@@ -226,7 +226,7 @@ def test_paths_are_relative_to_the_callers_folder(project):
 
 
 def test_restarts_continue_if_nothing_can_be_printed(project):
-    """This happens on a closed terminal or if the log is on a full disk."""
+    """This happens if the terminal is closed or the log's disk is full."""
     project.program("ends", _SCRIPT)
     script = "launch/babysit.sh --backoff=0 ends 75 1 3 2 >/dev/full 2>&1"
     assert project.run("bash", "-c", script).returncode == 2

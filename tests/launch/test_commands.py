@@ -27,7 +27,7 @@ SCRIPTS = {
 
 @pytest.fixture
 def dry_run(project):
-    """Returns what a script prints in a dry run."""
+    """Returns the output of a script's dry run."""
 
     def run(script, command="categorize"):
         words, variables = SCRIPTS[script]

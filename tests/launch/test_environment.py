@@ -8,7 +8,7 @@ import signal
 import pytest
 
 # A stand-in for Python: it logs its arguments and does part of the work of pip
-# and venv; the first time, it then waits in the step that $CUT names.
+# and venv; the first time, it then waits in the step named by $CUT.
 _PYTHON = """\
 #!/usr/bin/env bash
 case "$*" in
@@ -68,7 +68,7 @@ def _cut(fresh, number, group=False, script="launch/quickstart.sh"):
     ("number", "group"),
     [
         (signal.SIGTERM, False),
-        (signal.SIGINT, True),  # as Ctrl-C on a terminal
+        (signal.SIGINT, True),  # like Ctrl-C in a terminal
         (signal.SIGHUP, True),
     ],
 )
@@ -92,7 +92,7 @@ def test_an_installation_killed_by_a_power_cut_starts_over(fresh):
     with fresh.start("launch/quickstart.sh") as process:
         fresh.wait_for(fresh.folder / "cut.txt")
         for pid in fresh.remaining():
-            # Some end when another one is killed.
+            # Some processes exit when another one is killed.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         fresh.output(process)
@@ -241,7 +241,7 @@ def test_an_interrupted_quickstart_lets_the_training_save(fresh, number, group):
 
 
 def test_sigterm_works_if_other_signals_were_ignored_at_the_start(fresh):
-    """As `nohup launch/quickstart.sh &` does in a script."""
+    """This is the case after `nohup launch/quickstart.sh &` in a script."""
     fresh.environment["CUT"] = "mixer_jax.main"
     ignoring = "trap '' HUP INT QUIT; exec launch/quickstart.sh"
     with fresh.start("bash", "-c", ignoring) as process:

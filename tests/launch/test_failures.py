@@ -24,7 +24,7 @@ SLICE = POD | {
 }
 HOSTS = POD | {"HOSTS": "a b"}
 NODES = POD | {"NODES": "2", "GPUS": "8"}
-# Programs that every machine has.
+# Programs present on every machine.
 _COMMON = (
     *("awk", "bash", "cat", "date", "dirname", "env", "find", "mkdir", "mv"),
     *("printf", "ps", "python3", "readlink", "rm", "sed", "sleep", "tar"),
@@ -187,7 +187,7 @@ def test_ctrl_c_leaves_a_pod_unchanged(project, moment):
 
 
 def test_the_exit_code_is_not_the_number_of_failed_hosts(project):
-    """Two failed hosts must not exit with 2, which means wrong input."""
+    """Two failed hosts must not give exit code 2, which means wrong input."""
     done = project.run("launch/hosts.sh", "status", **HOSTS)
     assert done.returncode == 1, done.stdout
 

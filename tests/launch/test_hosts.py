@@ -1,4 +1,4 @@
-"""Tests of a run on three hosts over ssh, all of them simulated here."""
+"""Tests of a run on three hosts over ssh, all simulated locally."""
 
 import shlex
 import signal
@@ -6,7 +6,7 @@ import signal
 import pytest
 
 HOSTS = "a me@b c"
-# Logs its command, and runs it on this machine.
+# Logs its command and runs it locally.
 _SSH = """\
 #!/usr/bin/env bash
 while [[ $1 == -* ]]; do if [[ $1 == -o ]]; then shift; fi; shift; done

@@ -43,7 +43,7 @@ NODES = {
     "CONFIG": "configs/stage2.py",
     "WORKDIR": "gs://my-bucket/runs/stage2",
 }
-# Script, subcommand, variables, and part of a command that its dry run prints.
+# Script, subcommand, variables, and part of a command printed by its dry run.
 DRY_RUNS = [
     ("tpu_vm.sh", "create", POD, "queued-resources create stage2"),
     ("tpu_vm.sh", "setup", POD, "launch/worker.sh setup --extra=tpu"),
@@ -148,7 +148,7 @@ def test_options_reach_the_pod(project):
     )
     ssh = [x for x in commands if "tpu-vm ssh" in x or "tpu-vm scp" in x]
     assert all(" --internal-ip " in x for x in ssh)
-    # Quoted twice, for this shell and the remote one, it arrives as one word.
+    # Quoted for both the local and the remote shell, it arrives as one word.
     start = next(x for x in commands if "worker.sh start" in x)
     there = shlex.split(shlex.split(start)[-1])
     assert there[-1] == "--config.name=it's (a) test"
@@ -253,12 +253,12 @@ def test_no_script_contains_a_project_zone_or_bucket(path):
         assert not re.search(r"--(project|zone)=(?!\$)", line), line
         name = "PROJECT|ZONE|WORKDIR|DATA|IMAGE|HOSTS"
         assert not re.match(rf"\s*(export )?({name})=", line), line
-        if not line.lstrip().startswith("need "):  # It gives an example.
+        if not line.lstrip().startswith("need "):  # These give examples.
             assert not re.search(r"[a-z]+-[a-z]+\d-[a-z]\b", line), line
 
 
 def test_every_command_of_the_readme_works(project):
-    """In the README's order, since each block builds on the previous ones."""
+    """Tries them in the README's order, as blocks build on earlier ones."""
     page = (ROOT / "launch/README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     lines = [line.strip() for line in "".join(blocks).splitlines()]
@@ -297,7 +297,7 @@ def test_the_readme_mentions_every_script():
 
 
 def test_tests_start_no_process_that_ignores_signals(project):
-    """However the tests were started, for example by `nohup` in a script."""
+    """This holds however the tests are started, for example by `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         done = project.run("bash", "-c", "trap -p")

@@ -1,4 +1,4 @@
-"""Tests of a TPU VM pod, with a gcloud that simulates two hosts here."""
+"""Tests of a TPU VM pod, with a fake gcloud that simulates two hosts."""
 
 import signal
 
@@ -85,7 +85,7 @@ def pod(project):
 
 
 def _asked(pod):
-    """Returns the kinds of the commands given to gcloud, without queries."""
+    """Returns the kinds of gcloud commands that were run, except queries."""
     kinds = {
         "queued-resources create": "create",
         "queued-resources delete": "delete",
@@ -152,7 +152,7 @@ def test_babysits_through_a_preemption(pod):
         if "The pod stage2: " in line
     ] == states
     assert "it finished" in output
-    assert "Restart" not in output  # It does not count as a failure.
+    assert "Restart" not in output  # A preemption is not a failure.
 
 
 def test_restarts_a_failure_but_not_wrong_input(pod):

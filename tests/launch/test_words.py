@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import yaml
 
-# Characters with a meaning to a shell, YAML, Kubernetes, awk or printf.
+# Characters with a special meaning in a shell, YAML, Kubernetes, awk or printf.
 NASTY = (
     " 'it''s' \"$HOME\" `id` $(id) $$(id) \\ \\n %s & ; | < > ( ) [a] {b,c} *"
     " ? ! # ~ -x @CONFIG@ @DATA@ : é 日 "
@@ -33,7 +33,7 @@ def nasty(project):
 
 
 def _words(output):
-    """Returns the words of the commands that a script printed."""
+    """Returns the words of the commands printed by a script."""
     commands = re.findall(r"^\+ (.*(?:\n(?!\+ |\n).*)*)", output, re.M)
     return [shlex.split(command) for command in commands]
 
@@ -68,7 +68,7 @@ def test_quoted_words_are_read_back(project, locale):
     lines = output.split("\0")[:-1]
     for word, line in zip(words, lines, strict=True):
         assert shlex.split(line) == [word, "x", word]
-    # A shell other than the one that quoted them reads them too.
+    # A different shell reads back the same words.
     back = subprocess.run(
         ["sh"],
         input="".join(f"printf '%s\\0' {line}\n" for line in lines).encode(),
@@ -241,7 +241,7 @@ def test_an_ipv6_coordinator_is_in_brackets(project):
 
 
 def test_scripts_find_their_project_from_anywhere(project):
-    """With CDPATH set, HOME unset, and through a symbolic link."""
+    """This includes a set CDPATH, an unset HOME, and a symbolic link."""
     elsewhere = project.folder.parent / "else where"
     (elsewhere / "launch").mkdir(parents=True)
     link = elsewhere / "my link"

@@ -159,7 +159,7 @@ def test_setup_creates_the_environment_and_copies_the_data(project):
 
 
 def test_setup_installs_python_if_the_hosts_is_too_old(project):
-    """For example on TPU VMs, whose Ubuntu 22.04 has Python 3.10."""
+    """This is the case on TPU VMs, whose Ubuntu 22.04 has Python 3.10."""
     found = project.environment.pop("PYTHON")
     for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
         project.program(

@@ -105,7 +105,7 @@ def make_original(config):
 
 
 def difference(ours, theirs):
-    """Returns the largest difference, relative to the largest of `theirs`."""
+    """Returns the maximum error, relative to the maximum of `theirs`."""
     assert ours.shape == theirs.shape
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
@@ -119,7 +119,7 @@ class EncoderTests:
       keys: the encoder's key map.
       from_original: config.json -> our config.
       to_original: our config -> config.json.
-      inputs: the inputs of calls, of different sizes.
+      inputs: the arguments of several calls, of different sizes.
     """
 
     module: Any
@@ -131,7 +131,7 @@ class EncoderTests:
 
     @classmethod
     def original(cls, config):
-        """Returns a model of transformers."""
+        """Returns a transformers model."""
         return make_original(config)
 
     def call_original(self, model, *inputs):
@@ -165,7 +165,7 @@ class EncoderTests:
         (output * torch.from_numpy(weights)).sum().backward()
         kept = {name: p.data for name, p in model.named_parameters()}
         for parameter in model.parameters():
-            # The output does not depend on a head, which has no gradient.
+            # A head does not affect the output, so it has no gradient.
             if parameter.grad is not None:
                 parameter.data = parameter.grad
         model.save_pretrained(folder)
@@ -189,7 +189,7 @@ class EncoderTests:
             )
             for name, gradient in ours.items():
                 if "key.bias" in name or "k_proj.bias" in name:
-                    # This bias shifts all logits of a softmax, without effect.
+                    # This shift of all logits has no effect on the softmax.
                     scale = np.abs(theirs[name.replace("bias", "weight")]).max()
                     assert np.abs(gradient).max() < 1e-5 * scale
                 else:

@@ -10,7 +10,7 @@ from mixer_jax.runtime.errors import UserError
 
 
 def test_text_similarities_match_the_published_ones():
-    """The model's documentation gives these cosines of the sentences."""
+    """The expected cosines come from the model's documentation."""
     texts = [
         "The new movie is awesome",
         "The new movie is so great",

@@ -46,7 +46,7 @@ def test_concept_attention_matches_its_equations():
     # Without text: uniform attention, no concept.
     uniform = image[1] + patches[1].mean(0) @ w["value"]
     np.testing.assert_allclose(out[1], uniform, rtol=1e-4, atol=1e-5)
-    # Without image: only the concept.
+    # Without an image: only the concept.
     np.testing.assert_allclose(
         out[2], concept[2] @ w["concept"], rtol=1e-4, atol=1e-5
     )

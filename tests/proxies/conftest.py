@@ -52,7 +52,7 @@ def make_head(mesh, problem):
 
 @pytest.fixture
 def gradients(problem):
-    """Runs a head; returns loss, both gradients and metrics as numpy."""
+    """Runs a head; returns loss, both gradients and metrics as NumPy arrays."""
     # Keeps the rows unchanged and stores their gradients as the moments.
     recorder = interface.RowOptimizer(
         jax.numpy.zeros_like,
@@ -104,8 +104,8 @@ def _margin(cosine, name, size):
 def reference(problem):
     """The loss and its gradients in float64, by central differences.
 
-    Only the categories `among` are scored (default: all), and only negatives
-    up to `max_cosine`, with the weights `weights` `[C]`.
+    Only the categories in `among` (default: all) are scored, and only negatives
+    up to `max_cosine`, with the given `weights` `[C]`.
     """
 
     def loss(z, w, labels, name, size, scale, among, max_cosine, weights):

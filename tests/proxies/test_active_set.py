@@ -19,7 +19,7 @@ def select(key, labels, neighbors, count, size, uniform):
 
 @pytest.mark.parametrize(("size", "uniform"), [(8, 8), (20, 5), (40, 9)])
 def test_rows_are_sorted_and_include_all_positives(size, uniform):
-    """Random labels and neighbors, on this device of 40 rows and elsewhere."""
+    """Labels and neighbors are random rows of this and other devices."""
     rng = np.random.default_rng(0)
     for trial in range(100):
         count = rng.integers(0, 41)

@@ -27,7 +27,7 @@ def test_block_size_does_not_change_the_graph(problem, make_head, monkeypatch):
     whole = make_head(name="knn", active=1.0).build_graph(problem.proxies)
     monkeypatch.setattr(class_graph, "_QUERIES", 3)
     monkeypatch.setattr(class_graph, "_ROWS", 4)
-    # Another margin makes another head, which is traced again.
+    # A different margin gives a different head, which is traced again.
     other = make_head(name="knn", active=1.0, margin="normface")
     blocks = other.build_graph(problem.proxies)
     np.testing.assert_array_equal(whole[:37], blocks[:37])
@@ -35,8 +35,8 @@ def test_block_size_does_not_change_the_graph(problem, make_head, monkeypatch):
 
 def test_narrow_products_are_rescored_in_f32(problem, mesh, make_head):
     """Neighbors with equal cosines in bf16 are ordered as in f32."""
-    # With this seed, no two cosines differ by less than 1e-6, so that rounding
-    # in f32 cannot change the order.
+    # With this seed, no two cosines differ by less than 1e-6, so rounding in
+    # f32 cannot change the order.
     rng = np.random.default_rng(5)
     proxies = np.zeros(problem.proxies.shape, np.float32)
     centers = rng.normal(size=(6, 8))[np.arange(37) % 6]

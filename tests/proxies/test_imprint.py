@@ -20,7 +20,7 @@ def test_proxies_are_the_mean_directions(mesh, size):
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=(3, 8, 4)).astype(np.float32)
     labels = rng.integers(0, 11, (3, 8)).astype(np.int32)
-    labels[labels == 5] = 6  # 5 has no sample
+    labels[labels == 5] = 6  # category 5 has no sample
     mask = np.ones((3, 8), bool)
     mask[2, 3:] = False
     proxies = rows.init_proxies(jax.random.key(0), 13, 4, mesh)

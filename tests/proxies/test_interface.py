@@ -13,7 +13,7 @@ from mixer_jax.runtime import mesh as meshes
 @pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
 @pytest.mark.parametrize("name", ["exact", "knn"])
 def test_model_learns_with_any_head(name, problem, make_head, mesh):
-    """Runs the step of the module's docstring on a linear model."""
+    """Runs the step from the module's docstring on a linear model."""
     head = make_head(name=name, active=1.0)
     optimizer = row_optimizers.sgd(momentum=0.9)
     proxies = rows.init_proxies(jax.random.key(0), 37, 8, mesh)

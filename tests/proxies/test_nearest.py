@@ -12,7 +12,7 @@ def test_finds_the_nearest_allowed_rows(chunk):
     queries, rows = rng.normal(size=(5, 6)), rng.normal(size=(23, 6))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     own = np.array([100, 103, 7, 122, 121])
-    # Ids 100 to 119 are real; they are searched in two parts.
+    # IDs 100 to 119 are real; they are searched in two parts.
     found = nearest.none(5, 4)
     for begin, end, count in ((0, 11, 11), (11, 23, 9)):
         found = nearest.extend(

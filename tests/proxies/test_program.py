@@ -99,7 +99,7 @@ EXTRA = {
 def test_every_array_is_sent_only_once(name, compiled):
     expected = collections.Counter(BASE) + collections.Counter(EXTRA[name])
     found = count(compiled(name).as_text())
-    # Sums of several arrays may be one instruction or several.
+    # Sums of several arrays may compile to one instruction or several.
     assert set(found) == set(expected)
     for kind, number in found.items():
         assert number <= expected[kind] + (kind == "all-reduce"), (kind, found)

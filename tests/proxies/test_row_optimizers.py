@@ -38,7 +38,7 @@ def test_all_rows_active_matches_optax(name):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_inactive_rows_keep_their_state(name):
-    """A row is updated as in a run of only the steps in which it is active."""
+    """A row is updated as if only its active steps had been run."""
     optimizer, _ = PAIRS[name]
     rows = jax.random.normal(jax.random.key(0), (5, 3))
     gradients = jax.random.normal(jax.random.key(1), (4, 5, 3))
@@ -76,7 +76,7 @@ def test_stochastic_rounding_is_unbiased():
     assert rounded.dtype == jnp.bfloat16
     rounded = np.asarray(rounded, np.float64)
     wide = np.asarray(x, np.float64)
-    # Adjacent bf16 values are at most 2^-7 apart; four standard errors.
+    # Allow four standard errors; bf16 values are at most 2^-7 apart.
     error = np.abs(rounded.mean(0) - wide)
     assert (error <= 4 * np.abs(wide) * 2.0**-7 / 2 / np.sqrt(4000)).all()
     assert len(np.unique(rounded[:, 0, 1])) == 2

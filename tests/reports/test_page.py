@@ -59,7 +59,7 @@ def full_page():
 
 
 def loads(html):
-    """Returns what a browser would fetch."""
+    """Returns the addresses that a browser would fetch."""
     found = re.findall(r"""(?:src|href|srcset|data)\s*=\s*["']([^"']*)""", html)
     found += re.findall(r"url\(([^)]*)\)", html)
     found += re.findall(r"@import\s+(\S+)", html)
@@ -246,5 +246,5 @@ def test_names_are_rendered_as_plain_text(name):
 )
 def test_malformed_rows_raise_an_error(tmp_path, rows):
     (tmp_path / "metrics.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match="contents that a report expects"):
+    with pytest.raises(UserError, match="not have the expected contents"):
         page.read_rows(tmp_path)

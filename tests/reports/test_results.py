@@ -43,7 +43,7 @@ def test_baselines_come_first_and_best_is_bold():
         ("mixer", "stage3"),
     ]
     assert [line.ours for line in found.lines] == [False, True, True]
-    # A measure that is in no row has no column.
+    # A measure missing from all rows has no column.
     assert found.measures == ("Identical@1", "Identical@5", "MAP", "MRR")
     first = [line.cells[0] for line in found.lines]
     # The two best are equal as displayed.

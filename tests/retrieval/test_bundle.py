@@ -134,7 +134,7 @@ def test_every_command_refuses_a_newer_bundle(
         (export, model, f"--out={tmp_path / 'out'}"),
         (export, model, "--to=proxies", f"--out={tmp_path / 'out'}"),
         (export, model, "--to=huggingface", f"--out={tmp_path / 'out'}"),
-        # A bundle that was accepted would lead to an error about the port.
+        # An accepted bundle would cause an error about the port.
         (serve, f"--index={tmp_path / 'index'}", "--port=70000"),
     ):
         assert command.main(arguments) == 2
@@ -250,7 +250,7 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub_raises_an_error(tmp_path):
 
 
 def _embed_as_nobody(folder, pictures):
-    """Embeds queries in a process of another user, if this one is root."""
+    """Embeds queries in a process of another user, if run as root."""
     # Import before changing the user: the modules may be readable only by root.
     program = (
         "import os, sys, jax, numpy as np, mixer_jax; "

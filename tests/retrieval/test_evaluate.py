@@ -1,4 +1,4 @@
-"""Evaluation rows of a small table of colored squares."""
+"""Evaluation on a small table of colored squares."""
 
 import json
 import shutil
@@ -34,8 +34,8 @@ def test_measures_match_a_hand_computed_example(num_devices):
         ["a", "b", "b", "a"],
         groups=["x", "x", "y", ""],
     )
-    # Query a ranks a b a b, query b ranks b a b a (over rows 0, 1, 3, 2 and
-    # 2, 3, 1, 0).
+    # Ranked categories: a b a b for query a (rows 0, 1, 3, 2), and b a b a for
+    # query b (rows 2, 3, 1, 0).
     queries = samples([[1, 0], [0, 1]], ["a", "b"], groups=["x", "x"])
     found = evaluate.measure(queries, documents, mesh)
     precision = (1 + 2 / 3) / 2
@@ -108,7 +108,7 @@ def test_processes_divide_the_blocks(monkeypatch, count):
     assert sorted(map(len, shares)) == sorted(
         len(range(place, 5, count)) for place in range(count)
     )
-    assert found == whole  # to the last bit
+    assert found == whole  # bitwise equal
 
 
 def test_evaluate_returns_rows_per_part_and_gallery_and_their_means(
@@ -182,7 +182,7 @@ def test_answers_are_counted_in_all_blocks_of_all_processes(monkeypatch):
 
 def test_the_mean_is_over_parts_not_queries(trained, colors):
     root, frame = colors
-    # One query of the reverse part, wrongly labeled; four of the other.
+    # One mislabeled query in the reverse part; four queries in the other.
     reverse = frame.split == "test/reverse"
     keep = ~(reverse & (frame.role == "query")) | (
         frame.sample_id == "red_query_reverse"

@@ -91,7 +91,7 @@ def test_bytes_do_not_depend_on_devices_or_blocks(
         export.write(run, tmp_path / "out", unit)
         contents.add((tmp_path / "out" / "proxies.npy").read_bytes())
     (content,) = contents
-    # The bytes are those that `np.save` writes.
+    # The bytes match the output of `np.save`.
     file = io.BytesIO()
     np.save(file, np.load(io.BytesIO(content)))
     assert content == file.getvalue()

@@ -89,7 +89,7 @@ def test_exported_encoders_can_be_loaded(save_run, tmp_path, capsys):
         zeros = jax.tree.map(np.zeros_like, own)
         loaded = originals.load(str(out / part), families, zeros)
         jax.tree.map(np.testing.assert_array_equal, loaded, own)
-    # Replaces the first export.
+    # A second export replaces the first.
     assert run(folder, out) == 0
 
 

@@ -24,7 +24,7 @@ BERT = '{"width": 8, "layers": 1, "heads": 2, "hidden": 16}'
 
 @pytest.fixture(scope="module")
 def small():
-    """A small model with both encoders, which has not been trained."""
+    """A small, untrained model with both encoders."""
     config = config_lib.defaults()
     config.data.image_size, config.data.text_length = SIZE, LENGTH
     config.model.dim = config.model.hidden = 8
@@ -38,7 +38,7 @@ def small():
     return Trained(config, made, variables, [], 3)
 
 
-# Only NumPy, JAX and the files of the export.
+# Needs only NumPy, JAX and the exported files.
 READER = """
 import sys
 import numpy as np
@@ -92,7 +92,7 @@ def test_description_names_sizes_and_the_model(small, tmp_path):
     assert "six months" in card
     names = {path.name for path in tmp_path.iterdir()}
     assert set(export_stablehlo.KIND.names) <= names
-    # The code in the card uses the names of the files.
+    # The code in the card refers only to exported files.
     assert set(re.findall(r'"(\w+\.\w+)"', card)) <= names
 
 

@@ -45,7 +45,7 @@ def test_a_new_generation_replaces_the_previous_one(tmp_path):
     folder = tmp_path / "new" / "one"
     write(folder, "first")
     assert names(folder) == ["first", "mark"]
-    # As left by a killed writer.
+    # Left behind by a killed writer.
     (folder / ".generation-0123").mkdir()
     (folder / ".generation-0123" / "half").touch()
     write(folder, "second")
@@ -78,7 +78,7 @@ def test_an_error_leaves_everything_unchanged(tmp_path, error):
 def test_a_process_killed_while_switching_has_written_all_or_nothing(
     tmp_path, monkeypatch
 ):
-    """At any moment, readers find one complete generation."""
+    """Readers always find one complete generation."""
     folder = tmp_path / "one"
     write(folder, "first")
     replace, steps = os.replace, 0

@@ -19,9 +19,9 @@ def test_identical_at_matches_a_hand_computed_example():
 def test_relevance_at_matches_a_hand_computed_example():
     found = np.array([[7, 7, 8, -1], [9, -2, -2, -2]])
     groups = np.array([7, 9])
-    # Two of four documents, and one of one.
+    # Two of four documents are relevant, then one of one.
     assert metrics.relevance_at(found, groups, ALL, 4).value == 0.75
-    # A query without a group is not counted, nor matched to such a document.
+    # Queries without a group are skipped and match no ungrouped document.
     groups = np.array([-1, 8])
     assert metrics.relevance_at(found, groups, ALL, 4) == (0.0, 1)
 

@@ -103,7 +103,7 @@ def test_signal_during_object_deletion_is_not_lost(capsys):
 
 
 def test_only_the_command_reports_an_interrupt(capsys):
-    """Cut-off threads and a failing cleanup print nothing."""
+    """Interrupted threads and failed cleanups print nothing."""
 
     def fail():
         logging.getLogger("library").error("a callback failed")
@@ -290,7 +290,7 @@ sys.exit(command.run(lambda: None))
 
 
 def test_interrupt_does_not_wait_for_a_compilation():
-    # XLA continues to compile in a thread that uses the devices' client.
+    # XLA keeps compiling in a thread that uses the device client.
     script = """
 import os, signal, sys, threading
 sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "mixer_jax.any"]
@@ -364,7 +364,7 @@ end()
     ],
 )
 def test_second_signal_at_any_call_keeps_the_outcome(kind, endings):
-    """One message is printed, whenever further signals arrive."""
+    """Exactly one message is printed, no matter when further signals arrive."""
     found, moment, sent = set(), 0, True
     while sent:
         moment += 1

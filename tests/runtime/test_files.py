@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mixer_jax.runtime import command, files, results
 from mixer_jax.runtime.errors import NewerFormatError, UserError
 
-# All file names that the system allows, printable or not.
+# All file names allowed by the system, printable or not.
 NAMES = st.text(
     st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1
 ).filter(lambda name: name not in (".", "..") and len(name.encode()) < 256)
@@ -267,7 +267,7 @@ def test_a_newer_format_is_refused(tmp_path, version, shown):
     message = str(raised.value)
     assert message.startswith("The box in b has format ")
     assert message.endswith(
-        f"{shown}, but this version of mixer_jax only reads formats up to 3; "
+        f"{shown}, but this version of mixer_jax reads only formats up to 3; "
         "install a newer version, or make it again."
     )
     assert len(message) < 500

@@ -1,4 +1,4 @@
-"""Data is identified only by its content."""
+"""Data is identified by its content alone."""
 
 import os
 

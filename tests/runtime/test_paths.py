@@ -142,7 +142,7 @@ def test_plain_path_leads_to_the_same_folder(tmp_path):
     assert name == paths.plain(folder)
     assert name.samefile(folder)
     assert not set("[]*?\\") & set(str(name))
-    # A new folder with the same name is a different one.
+    # A new folder with the same name counts as a different folder.
     folder.rmdir()
     folder.mkdir()
     assert paths.plain(folder).samefile(folder)

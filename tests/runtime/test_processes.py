@@ -26,7 +26,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def run_act(cache):
-    """Returns a function that runs an act in several processes."""
+    """Returns a function that runs a worker's act in several processes."""
 
     def run(name, count, *more):
         command = (*WORKER, f"--act={name}", *more)
@@ -112,7 +112,7 @@ def stopped_at(results):
 
 
 def test_signal_before_the_first_step_is_not_lost(cache):
-    """In several processes, and in a single one with a coordinator."""
+    """Holds for several processes and for a single one with a coordinator."""
     command = (*WORKER, "--act=stop_early")
     both = several.finish(several.begin(command, 2, 1, cache))
     assert [ended.code for ended in both] == [processes.PREEMPTED] * 2
@@ -188,7 +188,7 @@ def test_single_process_needs_no_coordination():
         assert not preemption.reached()
         signal.raise_signal(signal.SIGTERM)
         assert preemption.reached()
-    # Outside, the previous handler is restored.
+    # The previous handler is restored on exit.
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 
 def shown(clock, counts, total, seconds=40.0, **kwargs):
-    """Returns the output if each count takes the given seconds."""
+    """Returns the output when each count takes `seconds`."""
     file = io.StringIO()
     console = rich.console.Console(file=file, width=80, **kwargs)
     with progress.show("Embedding [x]", total, console=console) as count:
@@ -115,7 +115,7 @@ def test_long_commands_show_progress(
     ]
     assert command.main(arguments) == 0
     out, err = capsys.readouterr()
-    # An index is built batch by batch, and images are checked meanwhile.
+    # Indexing checks the images of each batch and shows a single label.
     labels = ("Checking images: ", "Embedding documents: ")
     for label in ("Indexing documents: ",) if command is index else labels:
         assert label in err

@@ -58,6 +58,6 @@ def test_misspelled_name_is_found():
     name, hint = similar.misspelled(["x", "7", "8"], ["y", "7.0", "8"])
     assert name == "7"
     assert hint.startswith(", which has '7.0': a program such as pandas")
-    assert not similar.misspelled(["a", "A"], ["a"])  # Both were looked up.
+    assert not similar.misspelled(["a", "A"], ["a"])  # "a" was looked up
     assert not similar.misspelled(["a"], ["a", "A"])
     assert not similar.misspelled([], ["a"])

@@ -21,7 +21,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def consoles(file):
-    """Yields our console, and one of Rich that would parse markup and emoji."""
+    """Yields our console and a plain Rich one that parses markup and emoji."""
     yield terminal.Console(file=file, width=40)
     yield rich.console.Console(file=file, width=40, force_terminal=True)
 

@@ -14,7 +14,7 @@ from mixer_jax.runtime.text import did_you_mean, nearest, one_line, printable
 @hypothesis.settings(deadline=None, max_examples=200)
 def test_only_control_characters_are_escaped(text):
     shown = printable(text)
-    # It can be encoded, and has no effect on a terminal.
+    # The text can be encoded and does not affect a terminal.
     shown.encode()
     assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
     assert not any(0x7F <= ord(c) < 0xA0 for c in shown)

@@ -1,4 +1,4 @@
-"""Pools end soon if their block raises; starting processes are shielded."""
+"""Pools cancel pending work on an error; shields block signals."""
 
 import signal
 import threading

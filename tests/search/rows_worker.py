@@ -1,4 +1,4 @@
-"""Searches a set of rows on the devices of all processes; prints the result.
+"""Searches rows on the devices of all processes and prints the result.
 
 python tests/search/rows_worker.py [--coordinator=... --processes=N --process=I]
 """

@@ -28,7 +28,7 @@ def test_each_block_is_on_one_device(devices):
     assert (mine.sum(0) == 1).all()
     assert (mine.sum(1) == BLOCKS // devices).all()
     for device in range(devices):
-        # A device holds its blocks next to each other.
+        # Each device stores its blocks contiguously.
         expected = list(range(BLOCKS // devices))
         assert slot[device][mine[device]].tolist() == expected
 

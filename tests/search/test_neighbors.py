@@ -50,7 +50,7 @@ def test_matches_brute_force(num_devices, same, dtype, monkeypatch):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Shrinks blocks, so that small inputs have many of them."""
+    """Shrinks the blocks so that small inputs span many of them."""
     monkeypatch.setattr(screening, "_BLOCK", 128)
     monkeypatch.setattr(screening, "_TILE", 32)
     monkeypatch.setitem(deciding._SCORED, "cpu", 2**13)
@@ -125,7 +125,7 @@ def _tied(rng):
 
 def test_ties_go_to_the_lower_index_on_any_number_of_devices(num_devices):
     row, gallery = _tied(np.random.default_rng(0))
-    # All cosines are 1 / 8; there are far more rows than in the kept groups.
+    # All cosines are 1 / 8; the kept groups hold only a few of the rows.
     index, cosine = cosine_top_k(row, gallery, 9, mesh=_mesh(num_devices))
     assert index.tolist() == [list(range(9))]
     assert (cosine == 0.125).all()
@@ -209,7 +209,7 @@ def test_rows_in_doubt_are_searched_again(monkeypatch):
     gallery = np.concatenate([crowd, _random(2000, 32, seed=2)])
     # Use one device: with eight, all groups of a device would be scored.
     index, _ = cosine_top_k(rows, gallery, 5, mesh=_mesh(1))
-    # Cosines that are equal in f32 may swap.
+    # Neighbors whose cosines are equal in f32 may swap.
     exact = rows.astype(np.float64) @ gallery.T.astype(np.float64)
     found = np.take_along_axis(exact, index, 1)
     wanted = -np.sort(-exact, axis=1)[:, :5]

@@ -109,7 +109,7 @@ def test_changes_match_a_list_of_rows(changes, seed, k):
 def test_results_are_the_same_on_any_number_of_devices():
     rng = np.random.default_rng(2)
     vectors = rng.normal(size=(600, DIM)).astype(np.float32)
-    vectors[1::2] = vectors[::2]  # every cosine is tied once
+    vectors[1::2] = vectors[::2]  # each row has one duplicate
     queries = rng.normal(size=(9, DIM)).astype(np.float32)
     results = []
     for count in (1, 2, 4, 8):
@@ -125,7 +125,7 @@ def test_results_are_the_same_on_any_number_of_devices():
 
 @pytest.fixture
 def searches(monkeypatch):
-    """Returns how many groups each search scores; None for all rows."""
+    """Returns the number of groups each search scores; None means all rows."""
     kept = []
     monkeypatch.setattr(rows_lib, "_TIMES", (1, 4))
 
@@ -144,7 +144,7 @@ def searches(monkeypatch):
 
 
 def test_thousands_of_equal_rows(num_devices, searches):
-    """No bound tells them apart, so they are all scored."""
+    """No bound separates the rows, so all of them are scored."""
     rng = np.random.default_rng(3)
     vectors = np.repeat(lattice(rng, 1), 4300, axis=0)
     vectors[[5, 3800]] = 0
@@ -156,7 +156,7 @@ def test_thousands_of_equal_rows(num_devices, searches):
 
 
 def test_rows_within_the_rounding_error(searches):
-    """The bounds leave more rows than are scored at first."""
+    """The bounds leave more candidates than the first pass scores."""
     rng = np.random.default_rng(4)
     vectors = rng.normal(size=(3000, DIM)).astype(np.float32)
     vectors[::20] = vectors[0] + 1e-3 * vectors[::20]

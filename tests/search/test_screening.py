@@ -14,7 +14,7 @@ def test_blocks_cover_all_rows_and_are_bounded():
             assert block <= screening._BLOCK
             assert block % tile == tile % screening.GROUP == 0
             local = -(-count // devices)
-            # Each tile is rounded up by less than a group.
+            # Each tile is padded by less than a group.
             blocks = -(-local // block)
             spare = blocks * block - local
             assert 0 <= spare < blocks * (block // tile) * screening.GROUP

@@ -13,7 +13,7 @@ def test_capacity_grows_by_a_fraction():
     for count in (1, 16, 17, 100, 1000, 1120, 1121):
         held.reserve(count)
         capacities.append(held.capacity)
-    # Segments are multiples of 16 rows, rounded up by up to a quarter.
+    # Segments are multiples of 16 rows; each adds at least a quarter.
     assert capacities == [16, 16, 32, 112, 1008, 1264, 1264]
     held.reserve(2000)
     assert held.capacity >= 2000

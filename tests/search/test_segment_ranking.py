@@ -36,7 +36,7 @@ def test_positions_match_a_sort(num_devices):
     rows.remove(removed)
     hidden = (own[:, None] == label) & (label >= 0)
     hidden |= np.isin(np.arange(150), removed)
-    # More columns than are counted at once, with some padding.
+    # More columns than one pass counts, with some padding.
     relevant = rng.integers(-1, 150, (7, 19))
     found = rows.positions(queries, relevant, labels=own)
     for query, ranking in enumerate(rankings(queries, vectors, hidden)):

@@ -1,4 +1,4 @@
-"""Bounds of screening, ties across devices, and the size of a TPU's program."""
+"""Screening bounds, ties across devices, and the size of TPU programs."""
 
 import importlib.util
 import os
@@ -25,7 +25,7 @@ def filled(num_devices, vectors):
 
 
 def test_what_is_not_scored_is_below_the_bound(num_devices, monkeypatch):
-    """This holds even if far fewer groups are scored than necessary."""
+    """The bound holds even if far too few groups are scored."""
     monkeypatch.setattr(segment_search, "_FEW", 0)
     bfloat16 = jnp.dtype(jnp.bfloat16)
     monkeypatch.setattr(short_factors, "fast_dtype", lambda: bfloat16)
@@ -42,7 +42,7 @@ def test_what_is_not_scored_is_below_the_bound(num_devices, monkeypatch):
     np.testing.assert_allclose(
         np.take_along_axis(cosine, best.number, 1), best.cosine, atol=1e-6
     )
-    # The three groups with the largest cosines, up to the bounds' error.
+    # The bound covers all but the top three groups and is tight.
     groups = cosine.reshape(8, -1, 8).max(2)
     fourth = -np.sort(-groups, axis=1)[:, 3]
     assert (best.bound >= fourth).all()

@@ -32,7 +32,7 @@ def test_a_short_product_bounds_the_cosine_up_to_its_error():
     slack = np.asarray(error)[:, None] + np.asarray(error)[None, :]
     slack += 2 * short_factors.rounding(256)
     assert (cosine <= product + slack).all()
-    assert (product - cosine).min() < 0  # the slack is needed
+    assert (product - cosine).min() < 0  # bounds without slack would fail
     assert 0 < error.max() < 2**-8
 
 

@@ -28,7 +28,7 @@ def draw(color, kind="png", size=(20, 20)):
 
 
 def observe_loops(patch, owner, name):
-    """Returns a list that gets the event loop, or None, of each call."""
+    """Returns a list that collects the event loop, or None, of each call."""
     loops, function = [], getattr(owner, name)
 
     def observe(*arguments, **options):
@@ -72,7 +72,7 @@ def fill(folder, model, root):
 
 
 def opener(folder, model, images=None):
-    """Returns a function that opens an index with an already loaded model."""
+    """Returns a function that opens an index with a loaded model."""
     return lambda _: opening.open_with(folder, model, images=images)
 
 
@@ -95,7 +95,7 @@ def place(color_net, tmp_path):
 
 @pytest.fixture
 def own(place, color_net):
-    """The index in `place`, opened."""
+    """The opened index in `place`."""
     images = place.parent / "pictures"
     with Generations(opener(place, color_net, images), PIXELS) as made:
         yield made

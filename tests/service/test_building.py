@@ -1,4 +1,4 @@
-"""Indexes of a small table of colored squares."""
+"""Indexes built from a small table of colored squares."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ def given(color_run, colors):
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """The number of rows of each frame that is embedded."""
+    """The number of rows in each embedded frame."""
     counts, embed = [], embedder.Embedder.__call__
 
     def count(self, frame, *more):
@@ -44,7 +44,7 @@ def embeddings(folder):
 
 
 def with_columns(colors, **columns):
-    """Rewrites the table with more columns."""
+    """Rewrites the table with additional columns."""
     frame = colors[1].assign(**columns)
     tables.write(frame, colors[0] / "colors.csv")
     return frame
@@ -226,14 +226,14 @@ def test_embeddings_of_a_folder_are_loaded(given, colors, tmp_path, embedded):
         )
     # Rows of the table are unchanged.
     assert building.add(tmp_path / "two", table=given["table"]).written == 0
-    # Without a table, there are only IDs.
+    # Without a table, items have only IDs.
     building.build(tmp_path / "three", embeddings=out)
     assert len(items(tmp_path / "three")) == 12
     building.add(tmp_path / "three", embeddings=out, table=given["table"])
     assert items(tmp_path / "three")["red_document_forward"].text
     with LocalStore.open(tmp_path / "three") as store:
         store._database.set(fingerprint="other")
-    with pytest.raises(UserError, match="come from another model"):
+    with pytest.raises(UserError, match="come from a different model"):
         building.add(tmp_path / "three", embeddings=out)
 
 

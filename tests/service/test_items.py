@@ -113,7 +113,7 @@ def test_items_are_found_by_picture_text_and_vector(filled):
     assert first.score == pytest.approx(1)
     assert decoding.decode(first.image, 8).max() == 255
     assert len(others) == 1
-    # Texts share the embedding of documents without a picture.
+    # Text queries are embedded like documents without a picture.
     (hit,) = filled.search(text="anything", k=1)
     assert (hit.id, hit.image) == ("b", hit.image)
     assert ids(filled.search(picture(RED), text="shoe", k=1)) == ["r"]
@@ -250,12 +250,12 @@ def test_the_first_picture_stays_the_first(index):
 def test_invalid_items_are_rejected(index):
     for ids, given, message in (
         ("a", {"texts": ["a"]}, "ids is a single ID"),
-        ([1], {"texts": ["a"]}, "The ID 1 is a int"),
-        (["a"], {}, "neither a picture, a text nor a vector"),
-        (["a"], {"texts": [" "]}, "neither a picture, a text nor a vector"),
+        ([1], {"texts": ["a"]}, "The ID 1 has type int"),
+        (["a"], {}, "no picture, text, or vector"),
+        (["a"], {"texts": [" "]}, "no picture, text, or vector"),
         (["a"], {"texts": "a"}, "texts is not a list"),
         (["a"], {"texts": ["a", "b"]}, "1 IDs but 2 texts"),
-        (["a"], {"texts": [1]}, "which is a int, not a string"),
+        (["a"], {"texts": [1]}, "of type int; it must be a string"),
         (["a"], {"images": ["gone.png"]}, "'a': gone.png: the file is missing"),
         (["a"], {"images": picture(RED)}, "images is a single picture"),
         (["a"], {"images": [1.5]}, "type float"),

@@ -1,4 +1,4 @@
-"""Indexes that are embedded again with another model."""
+"""Rebuilding indexes with another model."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def folder(color_run, colors, tmp_path):
 
 @pytest.fixture
 def other(color_run, monkeypatch):
-    """Makes `load` return another model, which counts what it embeds."""
+    """Makes `load` return another model that records its batch sizes."""
     trained = mixer_jax.load(color_run)._trained
     counts, embed = [], Model.embed_documents
 
@@ -60,7 +60,7 @@ def test_all_items_are_embedded_again(folder, other, color_run):
     before = embeddings(folder)
     with LocalStore.open(folder) as old:
         assert rebuilding.rebuild(folder, color_run) == (12, 0)
-        # A store that is open continues to use the old generation.
+        # An open store keeps using the old generation.
         (hits,) = old.search(np.array([[1, -1, -1]]), 1)
         assert hits[0].category == "red"
         assert len(list(folder.glob("*.sqlite"))) == 2
@@ -77,7 +77,7 @@ def test_all_items_are_embedded_again(folder, other, color_run):
         assert (item.text, item.category) == ("red paint", "red")
         assert item.vectors[0].thumbnail
         (hits,) = new.search(np.array([[1, -1, -1]]), 12)
-        # The numbers of pictures differ from those of the old generation.
+        # Picture numbers continue after those of the old generation.
         assert min(hit.number for hit in hits) == 13
 
 
@@ -115,7 +115,7 @@ def test_writers_wait_for_the_last_changes_only(
                 (item,) = store.get(["blue_document_forward"])
                 store.upsert([item._replace(id=f"late {len(labels)}")])
 
-    # A write that has to wait fails.
+    # A blocked write fails immediately.
     monkeypatch.setattr(database, "_TIMEOUT", 0.01)
     monkeypatch.setattr(rebuilding._Work, "copy", copy_and_write)
     assert rebuilding.rebuild(folder, color_run) == (14, 0)
@@ -175,7 +175,7 @@ def test_thumbnails_replace_missing_pictures(
 
 @pytest.fixture
 def sent(color_run, colors, tmp_path):
-    """An index without thumbnails, with items that were sent to it."""
+    """An index without thumbnails that holds items sent to it."""
     folder = tmp_path / "index"
     table = colors[0] / "colors.csv"
     building.build(folder, workdir=color_run, table=table)
@@ -195,7 +195,7 @@ def test_pictures_that_are_not_stored_stop_a_rebuild(sent, other, color_run):
         store.delete(["picture"])
     with pytest.raises(UserError, match="Item 'both' cannot be embedded"):
         rebuilding.rebuild(sent, color_run)
-    # Nothing was embedded before.
+    # Nothing was embedded before the error.
     assert other == []
     with LocalStore.open(sent) as store:
         store.delete(["both"])

@@ -1,4 +1,4 @@
-"""The application with an index of colored squares."""
+"""The application, serving an index of colored squares."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ from tests.service.conftest import PIXELS, draw
 
 
 def rename(generations, number, name):
-    """Changes the path of the picture of a vector; returns the item."""
+    """Changes the picture path of a vector; returns the item's ID."""
     store = generations.current.index.store
     with store._database.writing() as connection:
         connection.execute(
@@ -131,7 +131,7 @@ def test_a_form_with_a_file_is_accepted(client):
     assert response.json()["results"] == plain.json()["results"]
     response = client.post("/v1/search", files=files, data={"k": "3"})
     assert len(response.json()["results"]) == 3
-    # The content type that curl sends with --data-binary.
+    # curl sends this content type with --data-binary.
     response = client.post(
         "/v1/search",
         content=draw("blue"),
@@ -348,7 +348,7 @@ def test_an_upload_during_shutdown_gets_a_response(shared, monkeypatch, caplog):
                 b"POST /v1/search HTTP/1.1\r\nHost: x\r\n"
                 b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
             )
-            assert b"100 Continue" in client.recv(1000)  # reads the body
+            assert b"100 Continue" in client.recv(1000)  # reading the body
             servers[0].should_exit = True
             with client.makefile("rb") as file:
                 response = file.read()
@@ -573,7 +573,7 @@ def test_a_rebuilt_index_replaces_the_served_one(own, place, color_net):
         with own.use() as old:
             rebuild(place, color_net)
             assert own.refresh()
-            # Requests that have begun finish with the previous index.
+            # Running requests finish with the previous index.
             assert old.index.store.count() == 12
         assert client.get("/readyz").json()["items"] == 1
         assert not own.refresh()

@@ -29,13 +29,13 @@ class Encoder(nn.Module):
         x = images.astype(jnp.float32) / 128 - 1
         batch, size = x.shape[:2]
         x = x.reshape(batch, 2, size // 2, 2, size // 2, 3).mean((2, 4))
-        # The gradient of a bias before the normalization would be only noise.
+        # The gradient of a bias before normalization would be pure noise.
         x = nn.Dense(16, use_bias=False)(x.reshape(batch, 1, 12))
         return nn.BatchNorm(use_running_average=self.frozen or not train)(x)
 
 
 class Model(nn.Module):
-    """The interface of the towers, without their depth."""
+    """A shallow model with the interface of the towers."""
 
     dim: int
     frozen: bool
@@ -120,7 +120,7 @@ def init_variables(model, config, key):
 
 
 def write_table(folder, categories=CATEGORIES):
-    """Writes two queries and two documents per category, in its color."""
+    """Writes two queries and two documents in each category's color."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     colors = rng.integers(40, 200, (categories, 3))
@@ -149,7 +149,7 @@ def write_table(folder, categories=CATEGORIES):
 
 
 def make_batch(config, categories=CATEGORIES, seed=0):
-    """Returns a batch like the pipeline's: noise, with a color per category."""
+    """Returns a batch like the pipeline's, of noise in a color per category."""
     rng = np.random.default_rng(seed)
     half, size = config.batch_size // 2, config.data.image_size
     colors = np.random.default_rng(9).integers(0, 200, (categories, 3))
@@ -175,7 +175,7 @@ def make_batch(config, categories=CATEGORIES, seed=0):
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Replaces the models of the factory with the small one."""
+    """Replaces the factory's models with the small one."""
     monkeypatch.setattr(factory, "make_model", make_model)
     monkeypatch.setattr(factory, "init_variables", init_variables)
     return types.SimpleNamespace(
@@ -219,7 +219,7 @@ def tiny_config(tiny_table):
 
 @pytest.fixture
 def cached_config(tiny_config):
-    """A stage with frozen encoders, whose outputs are cached."""
+    """A stage with frozen encoders and cached outputs."""
     tiny_config.data.cached = True
     tiny_config.data.augment = "none"
     tiny_config.model.image.batch_norm = "frozen"
@@ -229,8 +229,8 @@ def cached_config(tiny_config):
 
 @pytest.fixture(scope="session")
 def begin(tmp_path_factory, tiny_table):
-    """Starts the toy curriculum in several processes, with 4 devices in all."""
-    from tests import several  # toy_main.py imports this file without it
+    """Starts the toy curriculum in several processes; 4 devices in total."""
+    from tests import several  # toy_main.py cannot import it
 
     cache = tmp_path_factory.mktemp("compiled")
     folder = pathlib.Path(__file__).parent

@@ -36,13 +36,13 @@ def losses(text):
 
 @pytest.fixture(scope="module")
 def killed(begin, whole, cloud, tmp_path_factory):
-    """A run that was killed during a save and resumed by two processes.
+    """A run killed during a save and resumed by two processes.
 
     Returns:
-      The objects that the killed process left, those at the end, and the folder
-      of the machine's cache.
+      The objects left by the killed process, the final objects, and the cache
+      folder of the machine.
     """
-    del whole  # Requested first, so that its compiled programs are reused.
+    del whole  # Requested first to reuse its compiled programs.
     cloud.buckets["shared"] = objects = {}
     cache = tmp_path_factory.mktemp("cache")
     variables = cloud.environment() | {"XDG_CACHE_HOME": str(cache)}
@@ -66,7 +66,7 @@ def killed(begin, whole, cloud, tmp_path_factory):
 
 @pytest.fixture
 def run(killed, cloud, monkeypatch):
-    """The workdir of that run, with access for this process."""
+    """The workdir of the killed run, made accessible to this process."""
     for name, value in cloud.environment().items():
         monkeypatch.setenv(name, value)
     return paths.make(RUN)
@@ -78,7 +78,7 @@ def test_killed_run_leaves_a_partial_save(killed):
     assert f"{folder}/4/{MARK}" in left
     assert any(name.startswith(f"{folder}/8/") for name in left)
     assert not {f"{folder}/{step}/{MARK}" for step in (8, 12)} & left.keys()
-    # The log is never behind a checkpoint.
+    # The log never lags behind a checkpoint.
     log = left[f"runs/toy/stage3/{METRICS}"].data.decode()
     assert list(losses(log))[:8] == list(range(1, 9))
 
@@ -107,8 +107,8 @@ def test_files_match_a_local_run(killed, whole):
         names = {name.split("/events.")[0] for name in names}
         return {x for x in names if not re.search(r"/d/|/ocdbt|s_\d", x)}
 
-    # All files are there, except checksums and cached features. The cache also
-    # has copies of files that are mapped into memory.
+    # All files are there except checksums and cached features. The cache also
+    # has copies of memory-mapped files.
     kept = {name for name in local if "/features/" in name}
     proofs = {name for name in local if name.endswith("/checksums.json")}
     assert fixed(local - proofs - kept) == fixed(remote)

@@ -77,7 +77,7 @@ def test_only_rows_with_another_box_are_prepared_again(both, monkeypatch):
         calls.append(given)
         return decode(*given, **options)
 
-    # Threads of other tests may still decode in advance, but not for shards.
+    # Threads of other tests may still prefetch images, but not for shards.
     spied = types.SimpleNamespace(**vars(decoding) | {"decode": spy})
     monkeypatch.setattr(content, "decoding", spied)
     first = opening.open_table(both[1], "train").prepared

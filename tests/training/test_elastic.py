@@ -22,7 +22,7 @@ COUNT = 13  # not divisible by any number of devices above 1
 
 @pytest.fixture
 def make_run(toy, tiny_config, tmp_path):
-    """Creates the stage of 13 categories for a number of devices."""
+    """Creates a stage with 13 categories on a number of devices."""
     path = toy.write_table(tmp_path / "table", COUNT)
     tiny_config.data.table = str(path)
     tiny_config.head.scale = 8.0
@@ -134,7 +134,7 @@ def test_rows_and_loss_do_not_depend_on_the_devices(
 def test_small_active_set_is_reproducible_on_equal_devices(
     make_run, tiny_config, tmp_path
 ):
-    # Each device selects its rows, so the loss depends on their number.
+    # Each device selects its own rows, so the loss depends on the mesh size.
     tiny_config.head.update({"name": "knn", "active": 0.7, "uniform": 0.3})
     tiny_config.batch_size = 8
     run = make_run(1)
@@ -181,7 +181,7 @@ def test_new_categories_are_imprinted_and_others_copied(
     )
     assert len(embedded) == count
 
-    # A stage with its categories in another order, two of them new.
+    # A stage with reordered categories, two of them new.
     ids = list(run.inputs.samples.category_ids)
     old = [f"gone{i}" for i in range(5)] + ids[:2:-1] + ["gone", ids[1]]
     before = tmp_path / "before"

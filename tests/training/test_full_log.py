@@ -1,4 +1,4 @@
-"""The disk of the log is full, but checkpoints can be written."""
+"""The log's disk is full, but checkpoints can be written."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def test_full_log_disk_stops_the_run_after_a_save(begin, disk, tmp_path, count):
     for name in (logs.METRICS, logs.TENSORBOARD):
         (folder / name).symlink_to(disk / name)
     (disk / logs.TENSORBOARD).mkdir()
-    # Three more lines fill its page.
+    # Three more lines fill the page.
     line = json.dumps({"step": 0, "there": "x" * 2300})
     (disk / logs.METRICS).write_text(f"{line}\n")
     fill(disk, PAGE)

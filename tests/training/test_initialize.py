@@ -124,7 +124,7 @@ def test_stage_starts_from_the_previous_one(toy, tiny_config, tmp_path, mesh):
         (state.params, state.batch_stats),
         (old.params, old.batch_stats),
     )
-    # The last six categories were the first six rows, in reverse order.
+    # The last six categories were the first six before, in reverse order.
     np.testing.assert_array_equal(state.proxies[6:], old.proxies[5::-1])
     assert np.all(np.any(state.proxies[:6] != old.proxies[:6], axis=1))
     assert int(state.step) == 0

@@ -81,14 +81,14 @@ def test_prepared_images_are_not_read_again(both, monkeypatch):
 def test_only_changed_images_are_decoded_again(both, monkeypatch, tmp_path):
     path, inside = both
     names = []
-    decode = decoding.decode
+    check = decoding.check
     first = opening.open_table(inside, "train").prepared
 
     def spy(content, *rest, **settings):
         names.append(content)
-        return decode(content, *rest, **settings)
+        return check(content, *rest, **settings)
 
-    monkeypatch.setattr(decoding, "decode", spy)
+    monkeypatch.setattr(decoding, "check", spy)
     frame = table.read_table(path)
     # The rows move to other files, and one image is replaced.
     shutil.copy(
@@ -146,8 +146,8 @@ def test_a_table_that_changes_while_it_is_read_is_noticed(both):
     inline_images.write(other, path.parent, inside / "part-1.parquet")
     made = build.prepare(frame, inside.parent)
     assert {fault.kind for fault in made.skipped} == {"unreadable"}
-    assert "does not hold the image that it held" in made.skipped[0].reason
-    # No fault is kept once the table is consistent again.
+    assert "no longer holds the image that it held" in made.skipped[0].reason
+    # Faults are cleared once the table is consistent again.
     frame = table.select(table.read_table(inside), "train")
     assert not build.prepare(frame, inside.parent).skipped
 

@@ -80,6 +80,7 @@ def test_no_image_is_decoded_once_the_data_is_prepared(broken, monkeypatch):
     broken.data.max_skipped = 0.5
     first = inputs.load(broken.data, prepare=True)
     monkeypatch.setattr(decoding, "decode", None)
+    monkeypatch.setattr(decoding, "check", None)
     for prepare in (False, True):
         loaded = inputs.load(broken.data, prepare=prepare)
         assert loaded.skipped == first.skipped

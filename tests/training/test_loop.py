@@ -54,7 +54,7 @@ def equal(one, other):
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Records every jitted step; the run is killed before step `kill_at`."""
+    """Records every jitted step and kills the run before step `kill_at`."""
 
     class Steps:
         jitted = ()
@@ -187,7 +187,7 @@ def test_second_run_in_a_workdir_is_rejected(toy, tiny_config, tmp_path):
 def test_run_without_its_workdir_writes_no_more_checkpoints(
     toy, tiny_config, tmp_path, monkeypatch
 ):
-    """Another run takes over between the first save, at 3, and the next."""
+    """Another run takes over after the first save, at step 3."""
     save = checkpoints.Checkpoints.save
 
     def save_and_lose(saver, step, *arguments, **options):
@@ -205,7 +205,7 @@ def test_run_without_its_workdir_writes_no_more_checkpoints(
 def test_run_without_its_workdir_stops_before_the_next_save(
     toy, tiny_config, tmp_path, monkeypatch
 ):
-    """By then, the log belongs to its successor."""
+    """By then, the log belongs to another run."""
     tiny_config.checkpoint.every = tiny_config.steps
     monkeypatch.setattr(folder_lock, "BEAT", 0.01)
     make_step = loop.abstract_step.make_step
@@ -285,7 +285,7 @@ def test_resuming_depends_on_content_only(
         UserError, match="some image files have different bytes"
     ):
         train(tiny_config, tmp_path / "run")
-    gc.collect()  # so that the first generation is no longer open
+    gc.collect()  # closes the first generation
     image.write_bytes(content)
     state, output = train(tiny_config, tmp_path / "run")
     assert int(state.step) == 8
@@ -326,7 +326,7 @@ def test_interrupt_before_the_first_step_loses_nothing(
 
 @pytest.mark.slow
 def test_restart_reads_no_image(toy, tiny_config, tmp_path, steps, monkeypatch):
-    """Only their sizes and times are looked up."""
+    """Only the image files' sizes and times are checked."""
     folder = tmp_path / "run"
     train_until_killed(steps, tiny_config, folder, 6)
 
@@ -427,7 +427,7 @@ def test_workers_match_threads(toy, tiny_config, tmp_path, steps):
 
 @pytest.mark.slow
 def test_head_settings_reach_the_step(toy, tiny_config, tmp_path):
-    """Margins by frequency, sub-centers and rows of bf16."""
+    """Frequency-based margins, sub-centers and bf16 rows."""
     config = tiny_config
     config.steps = 2
     config.head.update({"name": "topk", "active": 1.0, "subcenters": 2})

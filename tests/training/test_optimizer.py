@@ -1,4 +1,4 @@
-"""The schedule, the learning rates of the parts, and the clipping."""
+"""The schedule, the learning rate of each part, and gradient clipping."""
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def test_frozen_parts_have_no_optimizer_state():
     trainable, _ = optimizer_lib.split(params(), rates)
     state = optimizer.init(trainable)
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(state))
-    assert shapes == [(), (3, 3), (3, 3)]  # count, and two moments
+    assert shapes == [(), (3, 3), (3, 3)]  # a count and two moments
 
 
 def test_updates_match_scaled_adamw():

@@ -1,4 +1,4 @@
-"""The origin of a run, and what may differ when it resumes."""
+"""The origin of a run, and the changes allowed when it resumes."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ QUICK = settings(
 
 @pytest.fixture
 def begun(toy, tiny_config, tmp_path, monkeypatch):
-    """The config of a run, in the folder `run`, that has a checkpoint."""
+    """The config of a run with a checkpoint in the folder `run`."""
     monkeypatch.chdir(tmp_path)
     toy.write_table(tmp_path / "d0", categories=2)
     (tmp_path / "link").symlink_to("d0")

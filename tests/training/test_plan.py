@@ -1,4 +1,4 @@
-"""The plan that --dry-run prints."""
+"""The plan printed by --dry-run."""
 
 import io
 import re
@@ -49,7 +49,7 @@ def test_memory_grows_with_the_state(toy, tiny_config, tmp_path):
         output = show(tiny_config, tmp_path, categories=categories)
         return float(re.search(r"([\d.]+) GB for state and batch", output)[1])
 
-    # A row has 16 numbers of 4 bytes, and its momentum has as many.
+    # Each row has 16 numbers of 4 bytes, and so does its momentum.
     more = 4_000_000 * 16 * 4 * 2 / 2 / 1e9
     found = gigabytes(8_000_000) - gigabytes(4_000_000)
     assert abs(found - more) < 0.01 * more + 0.002

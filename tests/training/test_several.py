@@ -1,4 +1,4 @@
-"""Runs in several processes, and with a changing number of them."""
+"""Runs with several processes, whose number may change."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def losses(workdir, stage):
 
 @pytest.fixture(scope="module")
 def stopped(begin, tmp_path_factory):
-    """A workdir used by 2, 1 and 4 processes; SIGTERM to one stops all."""
+    """A workdir used by 2, 1, then 4 processes; SIGTERM to one stops all."""
     workdir = tmp_path_factory.mktemp("stopped")
     for count in (2, 1):
         begun = begin(workdir, count)
@@ -60,11 +60,11 @@ def wait_for_step(process):
     for line in process.stdout:
         if "step" in line:
             return
-    pytest.fail(f"It ended before a step: {process.stderr.read()}")
+    pytest.fail(f"The process ended early: {process.stderr.read()}")
 
 
 def test_unshared_workdir_is_rejected(begin, tmp_path, monkeypatch):
-    """Two processes resolve the same relative workdir to two folders."""
+    """Two processes resolve a relative workdir to different folders."""
     places = iter([tmp_path / "host0", tmp_path / "host1"])
     real = several.subprocess.Popen
 
@@ -109,7 +109,7 @@ def test_one_process_reads_proxies_of_several(stopped, whole):
 
 
 def test_full_disk_raises_one_error(begin, whole, tmp_path):
-    """Limits files to 12 KiB, which is less than a table of vectors needs.
+    """Limits files to 12 KiB, less than a table of vectors needs.
 
     How smaller arrays share files varies, so the limit targets a table.
     """
@@ -123,7 +123,7 @@ def test_full_disk_raises_one_error(begin, whole, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (ended,) = several.finish(begun)
     assert ended.code == processes.WRONG
-    # Background writes may log errors before and after it.
+    # Background writes may log errors before and after this error.
     sentence = "error: A checkpoint cannot be written to .*"
     found = re.findall(sentence, ended.error)
     assert len(found) == 1, ended.error

@@ -49,7 +49,7 @@ class Run:
         return mesh_lib.put_batch(batch, self.mesh)
 
     def train(self, steps):
-        """Returns the state, copied to the host, and the losses."""
+        """Takes steps; returns the state, on the host, and the losses."""
         losses = []
         for seed in range(steps):
             self.state, metrics = self.step(self.state, self.batch(seed))
@@ -105,7 +105,7 @@ def test_first_metrics_match_a_dense_computation(toy, config):
     metrics = {name: float(value) for name, value in metrics.items()}
     assert metrics["skipped"] == 0
     np.testing.assert_allclose(metrics["learning_rate"], 0.01, rtol=1e-6)
-    # Computed without the head: dense logits, margin, mean over the batch.
+    # Compute the loss without the head: dense logits, margin, batch mean.
     fresh = Run(toy, config)
     variables = fresh.state.variables
     batch = fresh.batch()
@@ -136,7 +136,7 @@ def test_first_metrics_match_a_dense_computation(toy, config):
 
 @pytest.fixture(scope="module")
 def unsharded():
-    """The state and losses on one device, once a test has computed them."""
+    """The state and losses on one device, computed by the first test."""
     return []
 
 

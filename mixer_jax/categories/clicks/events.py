@@ -3,8 +3,8 @@
 A file is CSV, JSON lines (either may end in .gz) or Parquet, with the columns
 
   query_id, item_id   as in the tables of the click log
-  time                ISO 8601 (UTC if it names no zone) or seconds since 1970
-  clicked             0 for an item that was shown, 1 for one that was clicked
+  time                ISO 8601 (UTC if no zone is given) or seconds since 1970
+  clicked             1 if the item was clicked, 0 if it was only shown
   session or user     optional: identifies who saw the item
 
 Other columns are ignored. This module needs only PyArrow, since cluster workers
@@ -103,7 +103,7 @@ def read(
       file: the file opened in binary mode, not decompressed.
       group: one of `row_groups`.
       columns: columns that every row must have.
-      optional: the first of these columns that the file has is read too.
+      optional: the first of these columns present in the file is also read.
 
     Yields:
       The line number (for Parquet, the row number from 1), and the row's cells
@@ -308,7 +308,7 @@ def _json(path, file, group, columns, optional):
         except (ValueError, RecursionError):
             cells = None
         if not isinstance(cells, dict):
-            yield line, "it is not a JSON object on one line"
+            yield line, "the line is not a JSON object"
             continue
         missing = [name for name in columns if name not in cells]
         if missing:

@@ -25,8 +25,8 @@ from mixer_jax.runtime.ownership import guards, replacing
 from mixer_jax.runtime.tabular import parts as parts_lib
 from mixer_jax.runtime.tabular import tables
 
-# The default runner: it works in this process, with --direct_num_workers
-# workers. Beam's own default runner would download a program.
+# The default runner. It runs --direct_num_workers workers in this process;
+# Beam's own default would download a program.
 _RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _ORDER = [("query_id", "ascending"), ("item_id", "ascending")]
 
@@ -170,7 +170,7 @@ def check(figures: dict[str, Any], max_skipped: float) -> None:
         (("bad_rows",), "are bad rows", _bad_rows(figures)),
         (
             ("events_of_unknown_queries", "events_of_unknown_items"),
-            "name an ID that is not in the tables of queries and items",
+            "have an ID that is not in the tables of queries and items",
             _unknown(figures),
         ),
     ):
@@ -239,7 +239,7 @@ def _figures(place: str) -> dict[str, Any]:
 
 
 def _gather(place: str, name: str) -> pa.Table:
-    """Reads a table that a pipeline has written, sorted by query and item."""
+    """Reads a table written by a pipeline, sorted by query and item."""
     parts = []
     # "clicks-*" does not match "clicks_later-...".
     for path in _parts(place, f"{name}-*.parquet"):

@@ -44,7 +44,7 @@ def same_contents(pairs: Pairs, features: Features) -> np.ndarray:
 def _of_one(
     pairs: Pairs, like: np.ndarray, across: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Returns a mask `[P]` of pairs whose query matches one content only."""
+    """Returns a mask `[P]` of pairs whose query matches only one content."""
     content = join(np.arange(nodes), pairs.first[like], pairs.second[like])
     count = content.max(initial=-1) + 1
     # `first` is the query, as queries are numbered before items.

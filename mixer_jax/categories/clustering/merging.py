@@ -84,8 +84,8 @@ def merge(
 def _pooled_clicks(
     labels: np.ndarray, pairs: Pairs, evidence: Evidence, neighbors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns cluster pairs that were shown together, and their affinity."""
-    del neighbors  # `pairs` includes all pairs that were shown
+    """Returns the cluster pairs shown together, and their affinity."""
+    del neighbors  # `pairs` includes all pairs shown
     shown = (pairs.kind == QUERY_ITEM) & (pairs.exposures > 0)
     a, b, group = _groups(labels, pairs.where(shown))
     exposures = np.bincount(group, pairs.exposures[shown])
@@ -125,7 +125,7 @@ def _mean_content(
 def _groups(
     labels: np.ndarray, pairs: Pairs
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns cluster pairs (a <= b), and which one each pair belongs to."""
+    """Returns cluster pairs (a <= b), and the index of each pair's clusters."""
     first, second = labels[pairs.first], labels[pairs.second]
     nodes = labels.max() + 1
     codes = np.minimum(first, second) * nodes + np.maximum(first, second)
@@ -136,7 +136,7 @@ def _groups(
 def mutual_best(
     a: np.ndarray, b: np.ndarray, value: np.ndarray, nodes: int
 ) -> np.ndarray:
-    """Returns a mask `[P]` of the pairs that are the best of both nodes."""
+    """Returns a mask `[P]` of the pairs that are best for both nodes."""
     best = best_of_nodes(value, a, b, nodes)
     return (value == best[a]) & (value == best[b])
 

@@ -4,8 +4,8 @@ Clicks come first: a mixture of two beta-binomial distributions, fitted to the
 log, gives the likelihood of a pair's clicks if the two belong together and if
 they do not. Content is then calibrated on pairs with conclusive clicks: where
 look-alikes are shown but not clicked, similarity gets a small weight; where
-they are clicked alike, it gets a large one. Thus no cosine threshold is set by
-hand or learned from true categories.
+they get similar clicks, a large one. No cosine threshold is set by hand or
+learned from true categories.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from mixer_jax.categories.evidence.graph import (
 
 # Log-odds of belonging together for kinds of pairs without click evidence.
 _UNTESTED = -4.0
-# Two samples of the same role count as clicked alike if `agree / heard` exceeds
+# Two samples of the same role have similar clicks if `agree / heard` exceeds
 # this; half of the pairs within a category reach twice this value.
 _ALIKE = 0.25
 # Share of matching same-role pairs with similar clicks; the others were shown
@@ -34,7 +34,7 @@ _HEARD_ALIKE = 0.5
 _SURE = 0.3
 # Maximum number of knots ("corners") of a cosine's calibration curve. The curve
 # need not be monotonic: variants of a drawing look more alike than two drawings
-# of one thing, and identical titles mean more than similar ones.
+# of the same thing, and identical titles mean more than similar ones.
 _CORNERS = 8
 _A_CORNER = 25  # minimum number of pairs of the rarer class per corner
 _SUREST = 0.995  # maximum probability from content alone
@@ -172,7 +172,7 @@ def _rate(pairs: Pairs, nodes: int, rates: Rates) -> np.ndarray:
 def same_role_evidence(
     pairs: Pairs, clicked: np.ndarray, nodes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compares same-role samples by the samples that both were shown with.
+    """Compares same-role samples by the samples shown with both.
 
     Args:
       pairs: P pairs of any kind.
@@ -181,9 +181,9 @@ def same_role_evidence(
 
     Returns:
       `(agree, heard)`, `[P]` float: the inner product of the two samples' click
-      affinities with the samples that both were shown with, and the larger of
-      their squared norms, over affinities of at least `_SURE`. `agree / heard`
-      is about 1 if both are clicked alike, and near 0 if one is clicked where
+      affinities with the samples shown with both, and the larger of their
+      squared norms, over affinities of at least `_SURE`. `agree / heard` is
+      about 1 if both have the same clicks, and near 0 if one is clicked where
       the other is not. Both are zero for pairs of a query and an item.
     """
     shown = pairs.exposures > 0
@@ -214,8 +214,8 @@ def content_log_odds(
     """Calibrates content on pairs with click evidence, separately by kind.
 
     For pairs of one role, labels from clicks have one-sided noise: some pairs
-    that belong together are not clicked alike. The probability of the label is
-    then that of the truth times a constant (Menon et al., "Learning from
+    that belong together get different clicks. The label's probability is then
+    the true probability times a constant (Menon et al., "Learning from
     Corrupted Binary Labels via Class-Probability Estimation", 2015).
 
     Args:
@@ -285,15 +285,15 @@ class Trust:
     """Weights of clicks and content.
 
     Attributes:
-      unseen: odds that a pair that was never shown belongs together, relative
-        to a pair that was shown, as an engine shows matching items more often
-        than chance.
-      votes: between two samples of one role, content counts as much as this
-        many samples of the other role that surely match both.
-      max_prior: maximum prior probability that two samples of one role are the
-        same. Pairs with click evidence were found by the same queries, so more
-        of them are the same than of the neighbors by content; with the same
-        prior for those neighbors, chains would join everything.
+      unseen: odds that a pair never shown belongs together, relative to a
+        shown pair; low, because engines show matching items more often than
+        chance.
+      votes: weight of the content of two samples of one role, in samples of
+        the other role that surely match both.
+      max_prior: maximum prior probability that two samples of one role match.
+        Pairs with click evidence were found by the same queries, so they match
+        more often than neighbors by content do; with the same prior for these
+        neighbors, chains would join everything.
     """
 
     unseen: float = 0.1

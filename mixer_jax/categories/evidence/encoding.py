@@ -62,13 +62,13 @@ def encode(
 
     Args:
       log: log whose samples are encoded.
-      path: the .npz file that caches the features; a file made from other
-        samples or by other encoders is replaced.
+      path: the .npz file that caches the features; a file for other samples
+        or encoders is replaced.
       encoders: name of the encoders and their settings.
       encode_images: image paths -> `[N, C]` float.
       encode_texts: texts -> `[N, T]` float.
-      widths: returns C and T. If given, the size of the features is stated and
-        compared with the free space before they are computed.
+      widths: returns C and T. If given, the size of the features is printed
+        and compared with the free space before computing them.
 
     Raises:
       UserError: if the disk has too little space; gives both sizes.
@@ -123,8 +123,8 @@ def encode_together(
         other = next(i for i, one in enumerate(keys) if one != keys[0])
         raise UserError(
             f"The log of process {other} differs from that of process 0, or "
-            "its images have other sizes. Give all processes the same log and "
-            "images."
+            "its images have different sizes. Give all processes the same log "
+            "and images."
         )
     if not key:
         return
@@ -302,7 +302,7 @@ def _identify(texts: Sequence[str], images: Sequence[str]) -> identity.Data:
 
 
 class _Values:
-    """Paths or texts to encode; equal ones are encoded once, "" never."""
+    """Paths or texts to encode; encodes each distinct one once, "" never."""
 
     def __init__(self, name: str, values: Sequence[str], encoder: Encoder):
         """Finds the distinct values.

@@ -129,7 +129,7 @@ def check_out(folder: str | os.PathLike) -> None:
     """Checks that a folder's `categories.json` is not from an export.
 
     Raises:
-      UserError: if it is, as overwriting it would make the export unreadable.
+      UserError: if it is; overwriting it would make the export unreadable.
     """
     path = pathlib.Path(folder, "categories.json")
     content = None

@@ -84,7 +84,7 @@ def of_categories(
 
     `inside` counts the clicks of the category's queries on its items. `all`
     counts the clicks of its queries and the clicks on its items, including
-    those from and to samples without a category.
+    clicks that involve samples without a category.
     """
     query = query_labels[clicks["query"].to_numpy()]
     item = item_labels[clicks["item"].to_numpy()]

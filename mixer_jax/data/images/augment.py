@@ -160,7 +160,8 @@ def change(
             hint = did_you_mean(name, fields) or "."
             raise UserError(
                 f"data.augment_changes contains {pair!r}; its entries must be "
-                f"(field, value) pairs; fields are {', '.join(fields)}{hint}"
+                "(field, value) pairs; the fields are "
+                f"{', '.join(fields)}{hint}"
             )
         name, value = pair
         fields[name] = _checked(name, value)

@@ -40,7 +40,7 @@ def coded_pixels(content: bytes) -> int | None:
 
 
 def entries(content: bytes) -> Iterator[None]:
-    """Yields once per table entry that is allocated on opening an AVIF file.
+    """Yields once per table entry allocated when an AVIF file is opened.
 
     Extents are counted as declared, because they may take no bytes in the file.
     """

@@ -24,7 +24,7 @@ def replace(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns:
       uint8 [S, S, 3] with one color, a gradient or blurred blotches in place
       of the white areas that touch the border. White inside the object is kept.
-      `image` itself if less than nine tenths of the border is white.
+      Returns `image` itself if less than 90% of the border is white.
     """
     side = rng.choice(_GRIDS)
     colors = rng.integers(0, 256, (side, side, 3), np.uint8)

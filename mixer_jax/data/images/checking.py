@@ -44,7 +44,7 @@ def check_images(
       pixels_option: the option that sets `max_pixels`; see
         `decoding.decode`.
       keep: called with the dropped rows, if any, before an error is raised;
-        see `leave_out`. Returns the path of the list that it wrote.
+        see `leave_out`. Returns the path of the list it wrote.
       together: whether all processes of a command check the same frame; they
         divide its images among themselves.
 
@@ -177,9 +177,7 @@ def _find_faults(
     def fault(path: Path | None) -> UnreadableImageError | None:
         try:
             if path is not None:
-                decoding.decode(
-                    path, decoding.CHECKED, max_pixels, option=option
-                )
+                decoding.check(path, max_pixels, option=option)
         except UnreadableImageError as error:
             # Create a new error: the old traceback keeps the bytes in memory.
             return UnreadableImageError(str(error), error.kind)

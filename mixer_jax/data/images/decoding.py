@@ -11,13 +11,14 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mixer_jax.data.images import crops, faults, memory, parts
+from mixer_jax.data.images import crops, faults, memory, parts, squares
 from mixer_jax.data.images.faults import UnreadableImageError
 from mixer_jax.data.images.memory import MAX_PIXELS
 from mixer_jax.runtime import files
@@ -33,11 +34,11 @@ with contextlib.suppress(AttributeError, OSError):  # absent in some builds
     _core = ctypes.CDLL(Image.core.__file__)
     _core.TIFFSetErrorHandler(None)  # libtiff prints its own messages
     _core.TIFFSetWarningHandler(None)
-CHECKED = 32  # side of the squares decoded to check files, in pixels
+_CHECKED = 32  # size for which `check` decodes a JPEG, in pixels
 # Memory use is unknown: decoding opens another image or starts a program.
 _UNBOUNDED = {"BLP", "IPTC", "EPS"}
-_READ = 1 << 20  # bytes of a file that are read at once
-_BAND = 1 << 18  # pixels composited on white at a time
+_READ = 1 << 20  # bytes per read of a file
+_Made = TypeVar("_Made")
 
 
 def read(path: str | os.PathLike) -> bytes:
@@ -99,7 +100,7 @@ def _read_file(name: str) -> tuple[bytes, os.stat_result]:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
         content = os.read(file, status.st_size + 1)
-        # The file may have grown, and some systems read less at a time.
+        # The file may have grown, and some systems return less per read.
         if len(content) != status.st_size:
             parts = [content]
             while parts[-1]:
@@ -111,7 +112,7 @@ def _read_file(name: str) -> tuple[bytes, os.stat_result]:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """Returns a digest of an image's bytes, for images of the same table.
+    """Returns an image's digest, comparable within the same table.
 
     Raises:
       UnreadableImageError: if the file cannot be read.
@@ -168,13 +169,60 @@ def decode(
     Raises:
       UnreadableImageError: if the file is missing or cannot be decoded.
     """
+    return _decode_with(
+        lambda image: squares.square(image, size),
+        *(source, size, max_pixels, option, formats),
+    )
+
+
+def check(
+    source: str | os.PathLike | bytes,
+    max_pixels: int | None = MAX_PIXELS,
+    *,
+    option: str = "",
+) -> None:
+    """Decodes an image to find out whether it can be decoded.
+
+    Decodes all bytes of the file, at a small scale if it is a JPEG. Scaling the
+    pixels to a square could not fail and is omitted.
+
+    Args:
+      source: see `decode`.
+      max_pixels: see `decode`.
+      option: see `decode`.
+
+    Raises:
+      UnreadableImageError: if the file is missing or cannot be decoded.
+    """
+    _decode_with(squares.on_white, source, _CHECKED, max_pixels, option, ())
+
+
+def _decode_with(
+    finish: Callable[[Image.Image], _Made],
+    source: str | os.PathLike | bytes,
+    size: int,
+    max_pixels: int | None,
+    option: str,
+    formats: Sequence[str],
+) -> _Made:
+    """Returns what `finish` makes of the upright, cropped image.
+
+    Args:
+      finish: called within the memory budget.
+      source: see `decode`; also for the other arguments and errors.
+      size: see `decode`.
+      max_pixels: see `decode`.
+      option: see `decode`.
+      formats: see `decode`.
+    """
     if isinstance(source, bytes):
         name, content = "an image", source
     else:
         name, content = references.label(source), read(source)
     content, box = crops.detach(content)
     try:
-        return _decode(content, size, max_pixels, tuple(formats) or None, box)
+        accepted = tuple(formats) or None
+        return _decode(finish, content, size, max_pixels, accepted, box)
     except crops.OutsideError as error:
         raise faults.unreadable(name, faults.NO_AREA, str(error)) from None
     except _TooManyPixelsError as error:
@@ -194,12 +242,13 @@ class _TooManyPixelsError(ValueError):
 
 
 def _decode(
+    finish: Callable[[Image.Image], _Made],
     content: bytes,
     size: int,
     max_pixels: int | None,
     formats: Sequence[str] | None,
     box: str,
-) -> np.ndarray:
+) -> _Made:
     """Decodes within the memory budget; Pillow's errors propagate."""
     parts.check(content)
     budget, square = memory.BUDGET, memory.BYTES_PER_PIXEL * size * size
@@ -210,7 +259,7 @@ def _decode(
         peak += memory.BYTES_PER_PIXEL * math.prod(whole) * bool(box)
         with budget.reserve(peak + square):
             image = _open(content, formats)
-            return _load(image, size, whole, crops.Crop(box, whole))
+            return _load(finish, image, whole, crops.Crop(box, whole))
     image = _open(content, formats)
     whole = image.size
     crop = crops.Crop(box, whole)
@@ -220,19 +269,22 @@ def _decode(
     peak += memory.BYTES_PER_PIXEL * math.prod(image.size) * bool(box)
     with budget.reserve(peak + square):
         try:
-            return _load(image, size, image.size, crop)
+            return _load(finish, image, image.size, crop)
         finally:
             del image  # frees the decoder's memory
 
 
 def _load(
-    image: Image.Image, size: int, declared: tuple[int, int], crop: crops.Crop
-) -> np.ndarray:
+    finish: Callable[[Image.Image], _Made],
+    image: Image.Image,
+    declared: tuple[int, int],
+    crop: crops.Crop,
+) -> _Made:
     with contextlib.closing(image):
         if image.width * image.height > declared[0] * declared[1]:
             raise ValueError("the header has conflicting sizes")
         turned = memory.is_turned(image)
-        return _square(crop.apply(_upright(image), turned), size)
+        return finish(crop.apply(_upright(image), turned))
 
 
 def _open(content: bytes, formats: Sequence[str] | None) -> Image.Image:
@@ -288,17 +340,12 @@ def fit(image: Image.Image, size: int) -> np.ndarray:
       UnreadableImageError: if the image cannot be read or converted.
     """
     try:
-        return _square(_upright(image), size)
+        return squares.square(_upright(image), size)
     except Exception as error:
         reason = f"cannot be converted to RGB ({error or repr(error)})"
         raise faults.unreadable(
             "an image", faults.UNSUPPORTED, reason
         ) from error
-
-
-def blank(size: int) -> np.ndarray:
-    """Returns a white square, used for missing images, uint8 [S, S, 3]."""
-    return np.full((size, size, 3), 255, np.uint8)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -307,55 +354,3 @@ def _upright(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     image.close()  # frees its pixels
     return upright
-
-
-def _square(image: Image.Image, size: int) -> np.ndarray:
-    """Scales the longer side to `size` and centers the image on white."""
-    image = _on_white(image)
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    if image.size != (width, height):
-        image = image.resize(
-            (width, height), Image.Resampling.BICUBIC, reducing_gap=2.0
-        )
-    if image.mode == "L":  # as late as possible: L scales three times as fast
-        image = image.convert("RGB")
-    pixels = np.asarray(image)
-    if width == height:
-        return pixels
-    square = blank(size)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = pixels
-    return square
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Returns the image in mode RGB or L; closes the original if converted."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels are not supported")
-    image.load()
-    if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        return image
-    width, height = image.size
-    rows = max(1, _BAND // width)
-    if rows >= height:
-        return _band_on_white(image)
-    # Convert in bands: memory may not suffice for a copy of a large image.
-    canvas = Image.new("RGB", image.size)
-    for top in range(0, height, rows):
-        band = image.crop((0, top, width, min(top + rows, height)))
-        canvas.paste(_band_on_white(band), (0, top))
-    image.close()
-    return canvas
-
-
-def _band_on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16-bit pixels, which convert() would clip instead of scaling.
-        pixels = np.asarray(image, np.int64) >> 8
-        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(canvas, image)
-    return image.convert("RGB")

@@ -1,7 +1,7 @@
-"""Classifies unusable image files by ten kinds of faults.
+"""Classifies unusable image files into ten kinds of faults.
 
 The kind is determined from the bytes rather than the decoder's error: the same
-damage can raise a dozen different errors, which depend on Pillow's version.
+damage can raise a dozen different errors, depending on Pillow's version.
 """
 
 import base64
@@ -92,7 +92,7 @@ _FOREIGN = (
     ("a NumPy array", 0, b"\x93NUMPY"),
     ("a Parquet file", 0, b"PAR1"),
     ("a data: URL instead of the file's bytes", 0, b"data:"),
-    ("a part of a form instead of the file's bytes", 0, b"Content-Disp"),
+    ("part of a form instead of the file's bytes", 0, b"Content-Disp"),
     ("a CR3 raw picture", 4, b"ftypcrx "),
     ("an MP4 or QuickTime video", 4, b"ftyp"),
     ("a QuickTime video", 4, b"moov"),

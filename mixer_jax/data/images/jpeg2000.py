@@ -28,7 +28,7 @@ _MAX_MATCHES, _MAX_STYLES = 100_000, 100
 _STYLE = re.compile(rb"\xff[\x52\x53]\0")  # COD and COC, in any header
 _COMPONENT_STYLE = 0x53
 _START_OF_TILE = 0x90
-_COPIED = (0x74, 0x75, 0x77)  # segments that are copied for every tile
+_COPIED = (0x74, 0x75, 0x77)  # segments copied for every tile
 _WHOLE = 0xFF  # default exponents of a precinct's sides
 
 
@@ -83,7 +83,7 @@ def _ceil(number: int, divisor: int) -> int:
 
 
 def _copied_bytes(content: bytes, start: int) -> int:
-    """Returns the number of main header bytes that are copied per tile."""
+    """Returns the number of main header bytes copied for each tile."""
     place, copied, count = start + 2, 0, 0
     while place + 4 <= len(content) and content[place + 1] != _START_OF_TILE:
         length = struct.unpack_from(">H", content, place + 2)[0]

@@ -101,7 +101,7 @@ def return_freed_blocks() -> None:
     By default, glibc learns to keep freed blocks of up to 32 MiB per thread.
     This memory is not in any reservation and grows with every thread. A server
     cannot afford that. Training must not call this: its step allocates such
-    blocks again and again, and each return makes the next step slower.
+    blocks repeatedly, and each return makes the next step slower.
     """
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
@@ -190,7 +190,7 @@ def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, KeyError, struct.error):
-        return 1  # Unreadable EXIF data are ignored.
+        return 1  # Unreadable EXIF data is ignored.
 
 
 def _area(size: tuple[int, int]) -> int:

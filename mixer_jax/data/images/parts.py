@@ -17,7 +17,7 @@ _MAX_CHUNKS = 100_000  # of a PNG
 _MAX_BLOCKS = 100_000  # of a GIF, before its first frame
 _MAX_ENTRIES = 100_000  # of an AVIF's tables
 _MAX_NUMBERS = 200_000  # in a TIFF's lists: an offset and a size per tile
-# Tags of the lists that are read when a TIFF is opened: samples, strips, tiles.
+# Tags of the lists read when a TIFF is opened: samples, strips, tiles.
 _TIFF_LISTS = (258, 273, 277, 278, 279, 322, 323, 324, 325, 338, 339)
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")

@@ -5,7 +5,7 @@
     PLACE/GROUP/VERSION/skipped.csv     samples whose image cannot be decoded
     PLACE/GROUP/VERSION/images.arrow    paths of the images
     PLACE/GROUP/VERSION/images.npy      their sizes, times and digests
-    PLACE/GROUP/VERSION/rows.npy        keys of the rows, to keep unchanged ones
+    PLACE/GROUP/VERSION/rows.npy        row keys, to detect unchanged rows
     PLACE/GROUP/VERSION/training/       columns of the samples to train on
     PLACE/GROUP/VERSION/sample_table/1.0.0/   the files that TFDS reads
 

@@ -45,7 +45,7 @@ def prepare(
     say: Say | None = None,
     peers: Peers | None = None,
 ) -> Prepared:
-    """Prepares a frame's samples, unless that has been done before.
+    """Prepares a frame's samples unless they are already prepared.
 
     Each combination of table and splits has a folder in `prepared`, with a
     subfolder per version, named by the identity of the rows and images. A new
@@ -60,8 +60,8 @@ def prepare(
       data: the identity of the rows; computed if None.
       options: how samples are prepared.
       say: called with messages; prints to standard error by default.
-      peers: other processes that write shards, unless the samples have been
-        prepared before.
+      peers: other processes that write shards, unless the samples are already
+        prepared.
 
     Returns:
       The prepared samples, without those whose images cannot be decoded.
@@ -159,13 +159,13 @@ class _Job:
 
     @property
     def key(self) -> str:
-        """Identifies rows, sizes of images, and options of their check."""
+        """Identifies the rows, the image sizes and the limit on pixels."""
         parts = [self.data.key, self.options.max_pixels]
         return identity.hash_json(parts)[:16]
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Raises `UserError`s for errors of the file system."""
+        """Turns file system errors into `UserError`s."""
         try:
             yield
         except OSError as error:
@@ -176,7 +176,7 @@ class _Job:
             ) from error
 
     def find(self) -> Prepared | None:
-        """Returns the version that was prepared for the frame, or None.
+        """Returns the version prepared for the frame, or None.
 
         It may belong to a table that has since been moved or renamed.
         """
@@ -194,7 +194,7 @@ class _Job:
         return None
 
     def _open(self, folder: Path, hold: generations.Hold) -> Prepared | None:
-        """Returns a version, or None if it is damaged or images changed."""
+        """Returns a version, or None if it is damaged or its images changed."""
         manifest = generations.read_record(folder)
         compared = identity.compare(folder, self.data, strict=False)
         if compared.changed:
@@ -298,7 +298,7 @@ class _Job:
 
 
 def _is_readable(folder: Path) -> bool:
-    """Returns whether a version that was just written can be read."""
+    """Returns whether a newly written version can be read."""
     hold = generations.hold(folder)
     manifest = generations.read_record(folder)
     if hold is None or manifest is None:
@@ -330,8 +330,8 @@ def _group(frame: pd.DataFrame, root: str | os.PathLike) -> str:
 
     Args:
       frame: the rows; `attrs["table"]` is the table's path, and
-        `attrs["split"]` the split that was selected.
-      root: the table's root; "" if the named folder is next to the table.
+        `attrs["split"]` the selected split.
+      root: the table's root; "" if the prepared folder is next to the table.
     """
     name = Path(frame.attrs.get("table", "") or "table").name
     splits = frame.attrs.get("split") or "-".join(

@@ -89,9 +89,7 @@ class Content:
         path = os.path.join(self._root, name)
         try:
             content = _read(path, expected)
-            decoding.decode(
-                content, decoding.CHECKED, task.max_pixels, option=OPTION
-            )
+            decoding.check(content, task.max_pixels, option=OPTION)
         except UnreadableImageError as error:
             row = int(task.shard.rows[place])
             reason = _reason(error, path)
@@ -126,7 +124,7 @@ def _read(path: str, expected: tuple[int, int]) -> bytes:
     Raises:
       UnreadableImageError: if the file cannot be read.
       PassingError: if it was changed, removed or created since its size and
-        time were looked up, as when a file system is briefly lost.
+        time were looked up, e.g. if a file system is briefly unavailable.
     """
     try:
         content, status = decoding.read_with_status(path)

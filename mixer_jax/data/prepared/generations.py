@@ -125,7 +125,7 @@ def remove_unused(folder: Path) -> bool:
 def draft(
     parent: Path, name: str, say: Say, *, any_host: bool = False
 ) -> Iterator[Path]:
-    """Yields a folder in `parent` that no other run of this host uses.
+    """Yields a folder in `parent` that no other run on this host uses.
 
     It is removed on exit, but kept if the block raises or the process is
     killed. Other drafts of killed processes are removed.
@@ -164,7 +164,10 @@ def _lock(folder: Path, say: Say) -> int:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("Waiting for another process that prepares the same data.")
+                say(
+                    "Waiting for another process that is preparing the same "
+                    "data."
+                )
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_same(descriptor, folder):
             with contextlib.suppress(OSError):

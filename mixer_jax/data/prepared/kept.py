@@ -28,7 +28,7 @@ class Images:
     Attributes:
       data: the identity of the rows.
       places: int64 `[N]`, the position of each row's image among the distinct
-        images; -1 for a row without one.
+        images; -1 for rows without an image file.
     """
 
     def __init__(self, frame: pd.DataFrame, data: identity.Data):
@@ -45,7 +45,7 @@ class Images:
         return np.ascontiguousarray(self.per_row(found).T)
 
     def per_row(self, values: np.ndarray) -> np.ndarray:
-        """Returns the values of each row's image; 0 for a row without one.
+        """Returns the values of each row's image file; 0 if there is none.
 
         Args:
           values: `[n, ...]`, values of the distinct images.
@@ -69,8 +69,8 @@ class Images:
 def keys(frame: pd.DataFrame, sizes: np.ndarray, max_pixels: int) -> np.ndarray:
     """Returns a hash of each row, uint64 [N, 2].
 
-    It depends on the cells, on the size of the image, and on the limit that its
-    check applies.
+    It depends on the cells, on the size of the image, and on the pixel limit
+    that the image was checked against.
 
     Args:
       frame: rows of a sample table.
@@ -117,7 +117,7 @@ def read(folder: Path) -> np.ndarray:
 
 
 class Kept:
-    """The rows that an earlier version has, by their position in a frame."""
+    """Rows found in an earlier version, by their position in a frame."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Kept:
 
     @property
     def count(self) -> int:
-        """The number of rows that are kept."""
+        """The number of kept rows."""
         return int((self._records >= 0).sum())
 
 

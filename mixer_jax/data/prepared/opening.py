@@ -77,7 +77,7 @@ def open_table(
       peers: see `build.prepare`.
 
     Raises:
-      UserError: if the table is invalid, or see `build.prepare`.
+      UserError: if the table is invalid; see also `build.prepare`.
     """
     root = table.folder(path)
     place = Path(prepared) if prepared else root / build.FOLDER
@@ -131,7 +131,7 @@ def _state(path: str | os.PathLike, split: str) -> dict[str, Any]:
 def _find_unchanged(
     place: Path, root: Path, state: dict[str, Any], options: build.Options
 ) -> Opened | None:
-    """Returns samples that were opened in this state of the table, if any."""
+    """Returns the samples opened in this state of the table, if any."""
     for folder in _versions(place):
         recorded = _read(folder)
         if recorded.get("table") != state:
@@ -183,7 +183,7 @@ def _versions(place: Path) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """Returns the record that `_record` wrote to a version; {} if none."""
+    """Returns the record written by `_record` to a version; {} if none."""
     with contextlib.suppress(OSError, ValueError):
         recorded = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if isinstance(recorded, dict):
@@ -192,7 +192,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _record(opened: Opened, state: dict[str, Any]) -> None:
-    """Records the state of the table that a version was opened for."""
+    """Records the state of the table for which a version was opened."""
     folder = opened.prepared.folder
     if opened.listed:
         files.write_text(folder / version_lib.SKIPPED, opened.listed)
@@ -208,7 +208,7 @@ def _record(opened: Opened, state: dict[str, Any]) -> None:
 
 
 def _describe(prepared: Prepared, frame: pd.DataFrame, root: Path) -> Opened:
-    """Describes the rows of a table that were left out."""
+    """Describes the rows left out of a table."""
     found = prepared.errors(root, frame["image"])
     kept, unreadable, listed = checking.leave_out(frame, root, *found)
     _, lone = table.drop_lone(kept, 1.0)
@@ -217,7 +217,7 @@ def _describe(prepared: Prepared, frame: pd.DataFrame, root: Path) -> Opened:
 
 
 def _same_images(folder: Path, root: Path) -> bool:
-    """Returns whether all images have the sizes and times that were noted."""
+    """Returns whether all images have the recorded sizes and times."""
     names = strings.Strings(folder / version_lib.IMAGES)
     notes = arrays.read(folder / identity.NOTES, mapped=True)
 

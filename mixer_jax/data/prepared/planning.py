@@ -17,14 +17,15 @@ import pandas as pd
 from mixer_jax.data.prepared import kept
 from mixer_jax.data.prepared.tasks import Shard
 
-_ROWS = 1024  # average number of rows per shard by default
+_ROWS = 1024  # default average number of rows per shard
 _LONGEST = 8  # times the average; one in 3,000 shards would be longer
-_MAX_SHARDS = 512  # average number by default; each one in use is an open file
+_MAX_SHARDS = 512  # default average number; each shard in use is an open file
 _SEED = "mixer_jax shards"  # 16 characters
 # Up to this many rows, or this share, are copied rather than superseded.
 _COPIED_ROWS, _COPIED_SHARE = 4096, 1 / 32
 _SUPERSEDED = 0.1  # maximum share of a file's records, and of a shard's rows
-_EXTRA_ROWS, _MAX_EXTRA = 256, 64  # minimum rows and number of extra shards
+# Enough extra shards to keep several processes equally busy.
+_EXTRA_ROWS, _MAX_EXTRA = 64, 64  # minimum rows and number of extra shards
 
 
 def split_names(frame: pd.DataFrame) -> np.ndarray:
@@ -83,13 +84,13 @@ def supersede(plan: list[Shard], found: kept.Kept) -> list[Shard]:
 
     Args:
       plan: the shards of all rows.
-      found: the rows that an earlier version has.
+      found: the rows found in an earlier version.
 
     Returns:
       The given shards, if few rows of the earlier version would be copied.
       Otherwise, shards for the same rows: files of the earlier version are
-      linked unless too many of their records are superseded, and the rows that
-      they lack are in additional shards at the end of each split.
+      linked unless too many of their records are superseded, and the missing
+      rows go into additional shards at the end of each split.
     """
     copied = sum(map(found.count_copied, plan))
     total = sum(len(shard.rows) for shard in plan)
@@ -116,7 +117,7 @@ def supersede(plan: list[Shard], found: kept.Kept) -> list[Shard]:
 def _named(
     shards: list[Shard], extra: dict[str, list[np.ndarray]]
 ) -> list[Shard]:
-    """Adds shards for further rows to each split; names all shards anew."""
+    """Adds shards for further rows to each split; renames all shards."""
     named = []
     for split in dict.fromkeys(shard.split for shard in shards):
         own = [shard for shard in shards if shard.split == split]

@@ -110,10 +110,10 @@ def _varint(number: int) -> bytes:
 
 
 def checksum(cells: Mapping[str, Sequence[str]], digests: bytes) -> str:
-    """Returns a checksum of the records of a file, hexadecimal.
+    """Returns a hexadecimal checksum of the records of a file.
 
-    It is computed from the digests of the images, so that a file that has just
-    been written need not be read again.
+    It is computed from the digests of the images, so that a newly written file
+    need not be read again.
 
     Args:
       cells: for each field but the image, the cells of all records.
@@ -170,7 +170,7 @@ def write(path: Path, records: Iterator[bytes]) -> int:
 
 @contextlib.contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Raises array_record's errors as OSErrors."""
+    """Turns array_record's errors into OSErrors."""
     try:
         yield
     except _ERRORS as error:

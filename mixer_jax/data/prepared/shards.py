@@ -1,10 +1,10 @@
 """Shards of a prepared data set, each written and checked independently.
 
-A shard's bytes depend on its rows alone. The result is therefore the same for
+A shard's bytes depend only on its rows. The result is therefore the same for
 any number of threads or processes, and after any interruption.
-Unchanged shards are taken over from an earlier version, as are those in which
-few records are superseded; rows of other shards that it already has are copied
-without decoding their images again.
+Shards that are unchanged, or have few superseded records, are reused from an
+earlier version. Other shards copy the records that it already has, without
+decoding their images again.
 """
 
 import contextlib
@@ -31,13 +31,13 @@ def clear(plan: Sequence[Shard], folder: Path, results: Path) -> None:
     names = {shard.name for shard in plan}
     for path in folder.iterdir():
         if path.name not in names:
-            # A process that is just ending may have renamed it.
+            # A process about to exit may have renamed it.
             path.unlink(missing_ok=True)
 
 
 def prepare_process() -> None:
     """Loads this module in a new process, before the first task is ready."""
-    # Keep the garbage collector from scanning the modules' objects every time.
+    # Exclude the imported modules' objects from garbage collection.
     gc.freeze()
 
 
@@ -46,7 +46,7 @@ def write(task: Task) -> Result:
 
     Raises:
       OSError: if the disk is full or cannot be written to.
-      StoppedError: after a call of `tasks.stop`.
+      StoppedError: if `tasks.stop` has been called.
     """
     path = task.folder / task.shard.name
     result_path = task.results / f"{task.shard.name}.json"
@@ -54,12 +54,12 @@ def write(task: Task) -> Result:
         return result
     result = _take_over(task, path) or _write_new(task, path)
     if task.shard.linked:
-        return result  # Linking the file again is faster.
+        return result  # Not saved: linking again is faster.
     plain = dataclasses.asdict(result) | {
         "digests": result.digests.tobytes().hex(),
         "key": task.key,
     }
-    # Not synced to disk: `_finished` detects what a power failure has lost.
+    # Not synced to disk: `_finished` detects data lost in a power failure.
     writer = files.text_writer(json.dumps(plain))
     files.write(result_path, writer, one_of_many=True)
     return result
@@ -67,7 +67,7 @@ def write(task: Task) -> Result:
 
 def _write_new(task: Task, path: Path) -> Result:
     """Writes the file of a shard."""
-    # A process of an interrupted run may not have ended yet.
+    # A process of an interrupted run may still be writing this shard.
     draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     where = paths.plain(draft.parent) / draft.name
     content = content_lib.Content(task)
@@ -87,7 +87,7 @@ def _finished(path: Path, result_path: Path, task: Task) -> Result | None:
     try:
         plain = json.loads(result_path.read_text())
         if plain.pop("key") != task.key:
-            return None  # A shard of that name with other rows.
+            return None  # Same name, but different rows or images.
         digests = np.frombuffer(bytes.fromhex(plain["digests"]), np.uint8)
         plain["digests"] = digests.reshape(-1, 16)
         plain["faults"] = tuple(Fault(*fault) for fault in plain["faults"])
@@ -116,7 +116,7 @@ def link(
       no hard links.
     """
     fitting = _fitting(shard, earlier)
-    # As when a version is opened, checking sizes and times is enough.
+    # Checking sizes and times is enough, as it is when opening a version.
     if fitting is None or not fitting[0].unmodified:
         return None
     path = folder / shard.name
@@ -130,7 +130,7 @@ def link(
 def _fitting(
     shard: Shard, earlier: tasks.Earlier | None
 ) -> tuple[records.Part, tuple[int, ...]] | None:
-    """Returns the file that has a shard's rows, and their records in it."""
+    """Returns the file with a shard's rows, and their record numbers."""
     if earlier is None:
         return None
     if (part := earlier.same_part()) is not None:

@@ -27,8 +27,8 @@ class PreparedSource:
         Args:
           folder: the folder of the files.
           parts: the name and the number of records of each file.
-          places: int64 `[N]`, the record of each sample, or a file with them,
-            which is mapped into memory.
+          places: int64 `[N]`, the record of each sample, or the path of this
+            array, which is then mapped into memory.
           hold: keeps the folder from being removed.
         """
         self._folder = Path(os.path.realpath(folder))

@@ -14,7 +14,7 @@ import numpy as np
 
 from mixer_jax.data.prepared import records
 
-_STOP = "stop"  # a file among the results that ends all tasks
+_STOP = "stop"  # file in the results folder that stops all tasks
 
 
 class StoppedError(Exception):
@@ -27,7 +27,7 @@ class Fault(NamedTuple):
     Attributes:
       row: position in the frame.
       kind: one of `faults.KINDS`.
-      reason: the error message without the path that it starts with.
+      reason: the error message without its leading path.
       image: the image's path, relative to the table.
     """
 
@@ -39,7 +39,7 @@ class Fault(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Earlier:
-    """Rows that are kept from an earlier version.
+    """Rows kept from an earlier version.
 
     Attributes:
       parts: the earlier version's files.
@@ -52,7 +52,7 @@ class Earlier:
     digests: np.ndarray
 
     def only_part(self) -> tuple[records.Part, np.ndarray] | None:
-        """Returns the file that has all of these rows, and their records in it.
+        """Returns the file with all of these rows, and their record numbers.
 
         Returns:
           The file and int64 `[n]`; None if the rows are in several files.
@@ -88,8 +88,8 @@ class Shard(NamedTuple):
       name: the name of the file.
       split: the name of the split.
       rows: int64 `[n]`, ascending positions in the frame.
-      linked: whether the file comes from an earlier version; it may then also
-        have superseded records.
+      linked: whether the file comes from an earlier version; if so, it may also
+        contain superseded records.
     """
 
     name: str
@@ -139,8 +139,8 @@ class Result:
       checksum: see `records.checksum`.
       digests: uint8 `[n, 16]`, the digests of the rows' image files; 0 for
         none.
-      faults: the rows that were left out.
-      places: the record of each row, if the file has other records, too.
+      faults: the rows left out.
+      places: the record of each row; empty if the file has no other records.
     """
 
     count: int
@@ -152,13 +152,13 @@ class Result:
 
 
 def stop(results: Path) -> None:
-    """Asks all tasks, in any process, to stop soon."""
+    """Asks all tasks, in every process, to stop."""
     with contextlib.suppress(OSError):  # The disk may be full.
         (results / _STOP).touch()
 
 
 def check_stop(results: Path) -> None:
-    """Raises a `StoppedError` after a call of `stop`."""
+    """Raises a `StoppedError` if `stop` has been called."""
     if (results / _STOP).exists():
         raise StoppedError
 

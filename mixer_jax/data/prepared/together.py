@@ -17,7 +17,7 @@ from mixer_jax.runtime import identity, paths, processes
 from mixer_jax.runtime.errors import PassingError, UserError
 from mixer_jax.runtime.ownership import sharing
 
-_PATIENCE = 60.0  # seconds until another process has stopped its threads
+_PATIENCE = 60.0  # seconds for another process to stop its threads
 
 
 def copy_table(address: str, folder: str) -> tuple[str, str]:
@@ -102,13 +102,13 @@ def open_table(
 
 @contextlib.contextmanager
 def _listening() -> Iterator[None]:
-    """Gives a failed process time to end this one, with its error message."""
+    """Waits for a failed process to end this one with its error message."""
     try:
         yield
     except tasks.StoppedError as error:
         time.sleep(_PATIENCE)  # until the failed process ends this one
         raise PassingError(
-            "Another process that prepares the data has ended. Run the same "
+            "Another process preparing the data has stopped. Run the same "
             "command again to continue."
         ) from error
 

@@ -74,8 +74,8 @@ class Prepared(NamedTuple):
     def training(self) -> tuple[samples.Samples, PreparedSource]:
         """Returns the columns and the content of the training samples.
 
-        These are all rows except those that were left out, and those that are
-        then the only ones of their category.
+        These are all rows except those left out, and those that are then alone
+        in their category.
         """
         folder = self.folder / TRAINING
         return samples.read(folder), self._open_source(folder / PLACES)
@@ -118,7 +118,7 @@ def newly_readable(
     change only if the bytes do.
 
     Args:
-      skipped: the rows that were left out.
+      skipped: the rows left out.
       root: the folder that the image paths are relative to.
       max_pixels: see `decoding.decode`.
 
@@ -129,7 +129,7 @@ def newly_readable(
         path = root / fault.image
         if fault.kind in _PASSING:
             with contextlib.suppress(UnreadableImageError):
-                decoding.decode(path, decoding.CHECKED, max_pixels)
+                decoding.check(path, max_pixels)
                 return str(path)
     return ""
 
@@ -140,7 +140,7 @@ def read_parts(folder: Path) -> list[records.Part] | None:
     with contextlib.suppress(*errors):
         if (manifest := generations.read_record(folder)) is not None:
             where = folder / tfds_files.FOLDER
-            # The manifest was written last.
+            # The manifest is written last.
             finished = (folder / generations.RECORD).stat().st_mtime_ns
             parts = []
             for (name, count), part in zip(

@@ -17,7 +17,7 @@ _FEW = 2000
 
 
 class Work(NamedTuple):
-    """The shards of a new version, and what is needed to write them.
+    """The shards of a new version, and the inputs for writing them.
 
     Attributes:
       images: the images of the rows.
@@ -52,7 +52,7 @@ def begin(
     with contextlib.ExitStack() as stack:
         pool = None
         if not any(map(generations.is_version, group.iterdir())):
-            # Processes start while this one reads the table.
+            # The processes start while this one reads the table.
             pool = stack.enter_context(writing.pool(options.workers))
         images = kept.Images(frame, data)
         sizes, _ = images.status()

@@ -41,10 +41,10 @@ class Options:
       workers: the number of processes that decode; 0 for one thread per core.
       image_roots: folders that may hold images; see `roots.rules`.
       fetch_rate: the maximum number of requests per second and host for images
-        at addresses; 0 to fetch none.
+        given by address; 0 to fetch none.
       origin: the address that relative paths refer to, see `fetching.fetch`.
-      compact: whether no file may have superseded records, so that TFDS can
-        read the files.
+      compact: whether to keep superseded records out of all files, so that TFDS
+        can read them.
     """
 
     max_pixels: int = memory.MAX_PIXELS
@@ -99,7 +99,7 @@ class Pool(NamedTuple):
 
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[Pool]:
-    """Yields threads or processes, which start in the background.
+    """Yields a pool of threads or processes that start in the background.
 
     Args:
       workers: see `Options`.
@@ -137,7 +137,7 @@ def write(
       now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       results: the folder of the finished shards' results.
-      earlier: rows that are kept from an earlier version.
+      earlier: rows kept from an earlier version.
       options: how samples are prepared.
       pool: writes the shards.
       checked: whether finished shards have been checked.
@@ -156,7 +156,7 @@ def write(
             if result := shards.link(shard, folder, known):
                 yield result
                 continue
-            # Cells of all rows at once would take several times the memory.
+            # Converting all rows at once would take several times the memory.
             rows = frame.iloc[shard.rows]
             yield tasks.Task(
                 shard=shard,
@@ -225,7 +225,7 @@ def describe(
       now: the keys of the rows; see `kept.keys`.
       version: the folder of the new version.
       options: how samples are prepared.
-      earlier: rows that are kept from an earlier version.
+      earlier: rows kept from an earlier version.
 
     Raises:
       PassingError: if an image that was read has changed since it was examined.
@@ -280,7 +280,7 @@ def describe(
 
 
 def _check_unchanged(images: kept.Images, earlier: kept.Kept | None) -> None:
-    """Checks that no image has changed since it was examined and then read."""
+    """Checks that the images read have not changed since they were examined."""
     data, read = images.data, images.places
     if earlier is not None:
         read = read[earlier.new_rows()]
@@ -333,7 +333,7 @@ def _in_order(
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise PassingError(
-            "A process that prepares the data was killed, possibly because "
-            "the memory is full. Run the same command again to continue, with "
-            "fewer workers if it happens again."
+            "A process preparing the data was killed, possibly because memory "
+            "ran out. Run the same command again to continue, with fewer "
+            "workers if it happens again."
         ) from error

@@ -92,7 +92,7 @@ def _rows(
     ids = [listing.get("main_image_id"), *more]
     ids = [str(one or "") for one in ids]
     unknown = sum(one not in paths for one in ids if one)
-    left_out["with an image that images.csv does not list"] += unknown
+    left_out["with an image not listed in images.csv"] += unknown
     main, *others = (paths.get(one, "") for one in ids)
     if main or text:
         name = f"{item}@{domain}" if domain else item

@@ -31,8 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         type=parsing.any_text,
-        help="OURS=THEIRS, our name and the source's name of a column, as in "
-        f"category_id=sku; repeatable; ours are {', '.join(rules.COLUMNS)}",
+        help="OURS=THEIRS, a column's name in the new table and in the source, "
+        "as in category_id=sku; repeatable; OURS is one of "
+        f"{', '.join(rules.COLUMNS)}",
     )
     add(
         "--image-path",
@@ -52,7 +53,7 @@ def read(
     """Yields a row for each row of the table, in order.
 
     Columns that are not mapped are empty. A missing `role` or `split` is then
-    drawn by a hash, and a missing `sample_id` is the row's number.
+    chosen by a hash, and a missing `sample_id` is the row's number.
 
     Raises:
       UserError: names the file, line and column of the error.

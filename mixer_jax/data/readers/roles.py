@@ -1,9 +1,9 @@
 """Assigns roles to the samples of data sets that define none.
 
-In each category, half of the images become queries and the others documents. A
-hash of category and image decides, so the roles are the same in every run, and
-few change if images are added or removed. With an odd number of images, there
-is one more document; a single image is a document.
+In each category, half of the images become queries and the rest documents. The
+images are ranked by a hash, so the roles are the same in every run, and few
+change if images are added or removed. With an odd number of images, there is
+one more document; a single image is a document.
 """
 
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def _order(
 ) -> np.ndarray:
     """Returns a hash of each pair, uint64, given its first sample's position.
 
-    The hash is the upper 64 bits of `digest`, where collisions are unlikely.
+    The hash is the upper 64 bits of `digest`; collisions are unlikely.
     """
     wanted = np.full(count, -1)
     wanted[first] = np.arange(len(first))

@@ -18,7 +18,7 @@ import pandas as pd
 from grain.experimental import ZipMapDataset
 
 from mixer_jax.data.images import augment as augmentation
-from mixer_jax.data.images import decoding
+from mixer_jax.data.images import decoding, squares
 from mixer_jax.data.stream import sampling as sampling_lib
 from mixer_jax.data.stream import workers as workers_lib
 from mixer_jax.data.stream.sampling import Sampling
@@ -310,7 +310,7 @@ def _load(
         pixels = decode(row, content, size)
     elif content:
         pixels = _decode(source, row, content, size)
-    sample = {"image": decoding.blank(size) if pixels is None else pixels}
+    sample = {"image": squares.blank(size) if pixels is None else pixels}
     if role == table.DOCUMENT:
         sample["has_image"] = np.bool_(pixels is not None)
         sample |= {"text": text, "row": row}

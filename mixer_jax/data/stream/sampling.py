@@ -14,10 +14,10 @@ N positions, the number of samples. A category gets its share of these
 positions, randomly rounded up or down, and its samples take turns.
 
 `balanced`: per role, a batch has P categories with K samples each; queries and
-documents have the same categories if these have both roles. An epoch has each
-category once, except for a remainder of fewer than P. If a category lacks a
-role, a category that is not in the batch replaces it in that role. The samples
-of a category take turns; if there are fewer than K, some are repeated.
+documents share the categories that have both roles. Each category occurs once
+per epoch, except for a remainder of fewer than P. If a category lacks a role, a
+category that is not in the batch replaces it in that role. The samples of a
+category take turns; if there are fewer than K, some are repeated.
 """
 
 import dataclasses
@@ -229,8 +229,8 @@ class Tempered:
           place: the shuffled position in the epoch; 0 to N - 1 occur once each.
         """
         epoch = index // self._count
-        # With one offset per epoch, a category gets its share of the positions
-        # up to rounding, which golden-ratio steps even out over epochs.
+        # Each epoch's offset rounds a category's share of the positions up or
+        # down; golden-ratio steps even out the rounding over epochs.
         offset = (self._phase + epoch * _GOLDEN) % 1.0
         category = np.searchsorted(self._ends, place + offset, side="right")
         category = min(int(category), self._last)

@@ -22,7 +22,7 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, length: int):
-        """Takes over `backend` and replaces its padding and truncation."""
+        """Wraps `backend` and changes its padding and truncation in place."""
         if length < 1:
             raise UserError(f"data.text_length is {length}; it must be >= 1.")
         padding = backend.padding or {}

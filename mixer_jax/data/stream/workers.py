@@ -1,7 +1,7 @@
 """Batches computed by worker processes, in the order of a single process.
 
 Each of the n processes computes every n-th batch. A batch depends only on its
-position, so the position is the only state: a run can resume with another
+position, so the position is the only state: a run can resume with a different
 number of workers, or with threads.
 """
 
@@ -106,7 +106,7 @@ def _prepare(index: int, count: int) -> None:
     """Makes a worker ignore signals and end together with its parent."""
     del index, count
     # A stop signal reaches all processes of a run. The parent still needs
-    # batches until it has saved, and then ends its workers itself.
+    # batches until it has saved a checkpoint; then it ends its workers itself.
     for number in command.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -25,7 +25,7 @@ _EXTRAS = {"gs": "gcs", "s3": "s3"}
 
 
 def is_address(table: str) -> bool:
-    """Returns whether a table is not on this machine."""
+    """Returns whether a table is an address rather than a local path."""
     return "://" in table
 
 

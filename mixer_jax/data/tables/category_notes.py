@@ -97,7 +97,7 @@ def sentences(
     if one_role:
         messages.append(
             f"{one_role:,} training categories have only queries or only "
-            "documents; training matches none of their queries with a document."
+            "documents, so training has no matching pairs for them."
         )
     if alike:
         shown = ", ".join(

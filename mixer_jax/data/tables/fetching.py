@@ -31,15 +31,15 @@ HELP = (
     "maximum number of requests per second to one host, for images at https:// "
     "addresses (default: %(default)s)"
 )
-MAX_BYTES = 100 << 20  # of one image
-_TIMEOUT = 30.0  # seconds without any byte
-_DEADLINE = 600.0  # seconds for one image
+MAX_BYTES = 100 << 20  # per image
+_TIMEOUT = 30.0  # seconds without receiving a byte
+_DEADLINE = 600.0  # seconds per image
 _TRIES = 4
-_PAUSE = 1.0  # seconds before the second try; doubled before each later one
+_PAUSE = 1.0  # seconds before the first retry; doubled for each later one
 _LONGEST_PAUSE = 60.0  # seconds
 _THREADS = 16
 _CHUNK = 1 << 16
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # status codes worth another try
+_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # status codes to retry
 
 
 class _FailedError(Exception):
@@ -47,7 +47,7 @@ class _FailedError(Exception):
 
 
 class _PassingError(Exception):
-    """Raised if an object may be fetched later; the message is the reason."""
+    """Raised if a later retry may succeed; the message is the reason."""
 
 
 class _Wanted(NamedTuple):
@@ -67,8 +67,8 @@ class _Wanted(NamedTuple):
 def fetch(images: pd.Series, root: Path, rate: float, origin: str = "") -> None:
     """Fetches images whose files are missing; shows the progress.
 
-    An image that cannot be fetched stays missing, and is tried again by the
-    next call.
+    An image that cannot be fetched stays missing until the next call retries
+    it.
 
     Args:
       images: names of images; some may contain an address.
@@ -215,7 +215,7 @@ class _Fetcher:
                 if max(size, length or 0) > MAX_BYTES:
                     raise _FailedError(f"it has more than {MAX_BYTES:,} bytes")
                 if time.monotonic() > deadline:
-                    raise _FailedError(f"it takes more than {_DEADLINE:.0f} s")
+                    raise _FailedError(f"it took more than {_DEADLINE:.0f} s")
                 if self.stopped.is_set():
                     raise _FailedError("the command was stopped")
                 parts.append(chunk)

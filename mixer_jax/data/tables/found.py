@@ -154,7 +154,7 @@ def check(
 
     Args:
       samples: all samples of a log, with image paths relative to `folder`. With
-        a truth table, rows that are marked in the column held_out are ignored.
+        a truth table, rows marked in the column held_out are ignored.
       truth: see `with_test_rows`.
       folder: see `with_test_rows`.
 

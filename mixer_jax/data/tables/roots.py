@@ -21,7 +21,7 @@ _FOLDERS = 1 << 16  # maximum number of cached real paths
 
 
 def rules(folder: str | os.PathLike, image_roots: str) -> tuple[Rule, ...]:
-    """Returns the rule that images must be in the table's folder or given ones.
+    """Returns a rule that confines images to the table's folder and given ones.
 
     Symbolic links are followed, including those in the folders' paths.
 
@@ -34,7 +34,7 @@ def rules(folder: str | os.PathLike, image_roots: str) -> tuple[Rule, ...]:
         return ()
     if not given:
         raise UserError(
-            f"The image roots are {image_roots!r}, which names no folder; give "
+            f"The image roots {image_roots!r} name no folder; give one or more "
             "folders, separated by commas."
         )
     named = listing([os.path.abspath(root) for root in given])
@@ -61,10 +61,10 @@ def _outside(
         if not name:
             return False
         if "\0" in name:
-            return True  # No file has such a name.
+            return True  # File names cannot contain NUL.
         path = os.path.join(folder, references.file_of(name))
         parent, file = os.path.split(path)
-        # Looking up whole paths would take several times as long.
+        # Resolving whole paths would take several times as long.
         real = os.path.join(real_path(parent), file)
         if os.path.islink(real):
             real = os.path.realpath(real)

@@ -37,8 +37,8 @@ LAYOUT = Layout(
     optional=boxes.COLUMNS,
 )
 QUERY, DOCUMENT = "query", "document"
-# SPLIT matches a valid split, OUTSIDE a path that is not in the folder that it
-# should be relative to, and INVALID a path that is not absolute either.
+# SPLIT matches valid splits. INVALID matches paths with a '..' part or a prefix
+# such as '~' or 'C:'; OUTSIDE also matches absolute paths.
 SPLIT = r"[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)?"
 # Maximum number of characters per row. Commands also write rows as CSV, with up
 # to four bytes per character and doubled quotes, and a row must fit in a block.

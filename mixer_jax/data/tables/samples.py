@@ -69,7 +69,7 @@ class Samples:
         columns: dict[str, np.ndarray],
         folder: Path | None = None,
     ):
-        """Takes the arrays listed above.
+        """Initializes the columns with the arrays listed above.
 
         Args:
           category_ids: the category IDs.

@@ -24,7 +24,7 @@ from mixer_jax.runtime.tabular import boxes, tables
 from mixer_jax.runtime.tabular import parts as parts_lib
 from mixer_jax.runtime.text import LISTED, listing, quoted
 
-folder = parts_lib.parent  # image paths are relative to it
+folder = parts_lib.parent  # base of relative image paths
 # Remedy for training samples that are alone in their category.
 LONE_REMEDY = (
     "Add a second sample to each of these categories, merge them with others"
@@ -38,7 +38,7 @@ MAX_SKIPPED_HELP = (
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """Description of the samples that were left out.
+    """Description of the samples left out.
 
     Attributes:
       reason: why they were left out, such as "unreadable images".
@@ -69,7 +69,7 @@ class Skipped:
 
     @property
     def share(self) -> float:
-        """The share of the samples that were left out."""
+        """The share of the samples left out."""
         return self.count / max(self.total, 1)
 
     def _next_share(self) -> float:
@@ -230,7 +230,7 @@ def drop_lone(
 def skip(
     frame: pd.DataFrame, rows: np.ndarray, details: Sequence[str], reason: str
 ) -> Skipped:
-    """Describes the rows to leave out, which are given by position."""
+    """Describes the rows to leave out, given by position."""
     rows, details = np.asarray(rows, int), list(details)[:LISTED]
     names = name_rows(frame, rows[:LISTED])
     examples = (f"{a}: {b}" for a, b in zip(names, details, strict=True))

@@ -2,7 +2,7 @@
 
 To add an encoder, write a module in this folder that defines
 
-- a frozen dataclass of the encoder's sizes, for an image encoder with the mean
+- a frozen dataclass of the encoder's sizes and, for an image encoder, the mean
   and standard deviation of its pixels (`mean`, `std`),
 - `CONFIGS`, the published sizes by name,
 - the Flax module, whose first field `config` is such a dataclass; it has

@@ -32,10 +32,10 @@ class Exact:
 
     @property
     def graph_shape(self) -> None:
-        """None: there is no graph."""
+        """None, because this head has no graph."""
 
     def build_graph(self, proxies: jax.Array) -> None:
-        """Returns None: there is no graph."""
+        """Returns None, because this head has no graph."""
 
     def select(self, given: interface.HeadInput) -> jax.Array:
         """Returns all rows; see `interface.Head`."""

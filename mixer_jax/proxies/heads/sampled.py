@@ -32,7 +32,7 @@ class Sampled:
       mesh: the mesh that the batch and the proxies are split over.
       num_categories: C.
       active: M, the number of active rows per device.
-      uniform: minimum number of active rows that are drawn at random.
+      uniform: minimum number of active rows drawn at random.
       importance: whether random rows are weighted in the softmax's sum by the
         number of rows that each represents, which makes the sum unbiased
         (Bengio and Senecal, "Quick Training of Probabilistic Neural Nets by
@@ -69,10 +69,10 @@ class Sampled:
 
     @property
     def graph_shape(self) -> jax.ShapeDtypeStruct | None:
-        """None: there is no graph."""
+        """None, because this head has no graph."""
 
     def build_graph(self, proxies: jax.Array) -> interface.Graph:
-        """Returns None: there is no graph."""
+        """Returns None, because this head has no graph."""
 
     def near(
         self, proxies: jax.Array, batch: softmax.Batch, graph: interface.Graph

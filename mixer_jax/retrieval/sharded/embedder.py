@@ -148,7 +148,7 @@ class _Source:
         if content:
             self.digests[row] = identity.digest(content)
         elif self._files.name(row):
-            self.decode(row, content, decoding.CHECKED)  # an empty file
+            self.decode(row, content, 1)  # an empty file
         return content, text
 
     def text(self, row: int) -> str:
@@ -158,7 +158,7 @@ class _Source:
         return self._files.name(row)
 
     def decode(self, row: int, content: bytes, size: int) -> np.ndarray | None:
-        """Returns the pixels of an image; notes an error and returns None."""
+        """Returns an image's pixels, or None after recording an error."""
         try:
             try:
                 return decoding.decode(
@@ -168,8 +168,7 @@ class _Source:
                 if error.kind != faults.TOO_LARGE:
                     raise
             # The limit applies to the reduced size at which JPEGs are checked.
-            checked = decoding.CHECKED
-            decoding.decode(content, checked, self._limit, option=_OPTION)
+            decoding.check(content, self._limit, option=_OPTION)
             return decoding.decode(content, size, None)
         except UnreadableImageError as error:
             self._leave_out(row, error)

@@ -3,14 +3,14 @@
     FOLDER/manifest.json                the format, the model, counts, checksums
     FOLDER/queries/part-00000.parquet   sample_id: string; embedding: D float32
     FOLDER/documents/part-00000.parquet  likewise
-    FOLDER/skipped.csv                  the samples that were left out, if any
-    FOLDER/.work/                       what a later run needs to resume
+    FOLDER/skipped.csv                  the samples left out, if any
+    FOLDER/.work/                       files needed to resume
 
-A shard is a range of the table's rows of one role, and has one part. The
+A shard is a range of the table's rows of one role, stored as one part. The
 manifest is written last and removed before a part is replaced: a folder with a
 manifest is complete. Nothing in it depends on the number of processes that
 wrote it, or on interruptions. The embeddings may depend on the number of
-devices of the first run, which determines the batch of a device.
+devices of the first run, which determines the batch size per device.
 
     .work/settings.json           see `Settings`
     .work/plan.json               the shards, see `plan`
@@ -39,7 +39,7 @@ FOLDERS = {table.QUERY: "queries", table.DOCUMENT: "documents"}
 ID, EMBEDDING = "sample_id", "embedding"  # columns of the parts
 REMEDY = "embed the table again with python -m mixer_jax.embed"
 
-_KEYS = {"format", "fingerprint", "D", "files"}  # of a manifest
+_KEYS = {"format", "fingerprint", "D", "files"}  # keys of a manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Skipped(NamedTuple):
       sample_id: the sample.
       image: the path of the image, relative to the table.
       kind: one of `faults.KINDS`.
-      reason: the error message without the path that it starts with.
+      reason: the error message without its leading path.
     """
 
     row: int
@@ -253,7 +253,7 @@ def write_bytes(path: paths.Path, content: bytes, *, sync: bool = True) -> None:
 
 
 def remove_rows(folder: paths.Path) -> None:
-    """Removes the rows of all shards, which only an unfinished run needs."""
+    """Removes the rows of all shards, needed only by an unfinished run."""
     for path in paths.glob(folder / ROWS, "*"):
         path.unlink(missing_ok=True)
 

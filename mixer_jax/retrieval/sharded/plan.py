@@ -37,7 +37,7 @@ def make(
     Args:
       table: a sample table.
       folder: the folder of the embeddings.
-      shard_rows: the number of rows per shard, except for each role's last.
+      shard_rows: the number of rows per shard; each role's last may be smaller.
       image_roots: folders that images must be in, see `roots.rules`.
 
     Raises:
@@ -61,7 +61,7 @@ def make(
                 f"The sample table {table} has no rows, only a header."
             )
         if _has_repeated(hashes):
-            validation.check(table)  # names the repeated ID
+            validation.check(table)  # raises an error that names the ID
     shards.sort(key=lambda one: (one.role != rules.QUERY, one.number))
     text = json.dumps(shards)
     layout.write_bytes(folder / layout.PLAN, text.encode())
@@ -69,7 +69,7 @@ def make(
 
 
 def read(folder: paths.Path) -> list[Shard]:
-    """Returns the shards that `make` planned."""
+    """Returns the shards planned by `make`."""
     text = (folder / layout.PLAN).read_text("utf-8")
     return [Shard(*one) for one in json.loads(text)]
 
@@ -142,7 +142,7 @@ class _Kept:
 
 
 def _has_repeated(hashes: BinaryIO) -> bool:
-    """Returns whether a file of uint64 contains any number twice."""
+    """Returns whether a file of uint64 numbers contains duplicates."""
     count = hashes.tell() // 8
     passes = -(-count // _COMPARED)
     for number in range(passes):

@@ -1,4 +1,4 @@
-"""Reads the embeddings that `embed` wrote, to a folder or to a file."""
+"""Reads embeddings written by `embed` to a folder or a file."""
 
 import hashlib
 import io

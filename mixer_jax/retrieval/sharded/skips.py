@@ -1,4 +1,4 @@
-"""Samples that are left out because of unreadable images."""
+"""Samples left out because of unreadable images."""
 
 import collections
 import pathlib

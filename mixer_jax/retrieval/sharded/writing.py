@@ -33,7 +33,7 @@ from mixer_jax.runtime.tabular import references
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 SHARD_ROWS = 8192  # by default
-_PART_BYTES = 4096  # size of a part, apart from IDs and embeddings
+_PART_BYTES = 4096  # size of a part without its IDs and embeddings
 
 
 def write(
@@ -143,7 +143,7 @@ class _Job:
         settings: layout.Settings,
         skipping: skips.Limit,
     ):
-        """Stores what all shards share.
+        """Stores the settings common to all shards.
 
         Args:
           folder: the folder of the embeddings.
@@ -197,7 +197,7 @@ class _Job:
         return _hash(identity.stat([self._root / f for f in files if f]))
 
     def embed(self, trained: Trained, shards: Sequence[Shard]) -> None:
-        """Embeds and writes shards; no part of an unfinished one is kept."""
+        """Embeds and writes shards; unfinished shards leave no part behind."""
         embed = embedder.Embedder(
             trained, self._root, self._settings.device_rows
         )
@@ -331,8 +331,8 @@ def _finish(
     if not all(ours):
         lost = shards[ours.index(False)].name
         raise UserError(
-            f"{folder / lost} was removed while others were written; run the "
-            "same command again to resume."
+            f"{folder / lost} was removed during the run; run the same command "
+            "again to resume."
         )
     left_out = [
         one

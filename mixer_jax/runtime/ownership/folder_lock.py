@@ -13,7 +13,7 @@ machines, locks may not work (network file systems, buckets), so the owner
 updates its record every few seconds. A record of another machine is stale if it
 has not been updated for a minute, by the storage's clock; it is then replaced.
 
-JAX and the libraries for buckets are only imported where they are used, because
+JAX and the libraries for buckets are imported only where they are used, because
 Beam's environment lacks them.
 """
 
@@ -135,7 +135,7 @@ def hold(
       flag: the flag that sets the folder, for error messages.
       part: the part of the folder to own; several runs can own one part each.
       together: whether several processes form one run. If so, process 0 takes
-        the folder, and all processes succeed or fail alike.
+        the folder, and all processes succeed or fail together.
       say: called with a message if it takes up to a minute to find out whether
         the owner is alive; prints to standard error by default.
       file: the path of the owned file, for error messages; "" if the folder is
@@ -172,7 +172,7 @@ def hold(
     finally:
         try:
             _release(owner, store, record)
-        except BaseException:  # An interrupt; it is raised only once.
+        except BaseException:  # an interrupt, raised only once
             _release(owner, store, record)
             raise
 

@@ -1,4 +1,4 @@
-"""Guards for files that are about to be replaced.
+"""Guards for files about to be replaced.
 
 Several files that belong together are replaced and read under the lock of their
 folder. A run cannot replace a file that another run has taken over.

@@ -147,7 +147,7 @@ class Folder:
                     self._path.unlink()
         finally:
             self._unlock()
-        with contextlib.suppress(OSError):  # The folder may not be empty.
+        with contextlib.suppress(OSError):  # The folder might not be empty.
             while self._made:
                 self._made.pop().rmdir()
 
@@ -177,7 +177,7 @@ class Folder:
             probe.unlink(missing_ok=True)
 
 
-_LOCK_FILES: set[int] = set()  # descriptors that this process has locked
+_LOCK_FILES: set[int] = set()  # descriptors locked by this process
 
 
 def _close_lock_files() -> None:

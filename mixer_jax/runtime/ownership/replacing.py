@@ -42,7 +42,7 @@ def check_inputs(
       inputs: each flag with its path, which may be "" or None.
 
     Raises:
-      UserError: if an input would be; the message names it.
+      UserError: if an input would be replaced; the message names it.
     """
     targets = [target for target in targets if os.path.exists(target)]
     for flag, source in inputs:

@@ -1,8 +1,8 @@
-"""Images that a table refers to by address, such as https:// or s3://.
+"""Images referenced by an address, such as https:// or s3://.
 
 Such an image is fetched once, by `data.prepare`, into a file beside the table.
 Its name consists of this file and the address, as in
-`fetched/0f3a...#from=https://shop.example/a.jpg`. No other command fetches one.
+`fetched/0f3a...#from=https://shop.example/a.jpg`. Other commands fetch nothing.
 """
 
 from __future__ import annotations

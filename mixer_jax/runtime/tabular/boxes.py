@@ -1,7 +1,7 @@
 """Crop boxes in the columns x1, y1, x2 and y2 of a table.
 
 Boxes are in pixels of the upright image, from its upper left corner. They
-become a part of the image's name, as in `photo.jpg#box=10,20,300,400`, so that
+become part of the image's name, as in `photo.jpg#box=10,20,300,400`, so that
 two boxes of a file are two images wherever images are compared by name.
 """
 
@@ -26,7 +26,7 @@ class Check(NamedTuple):
     """A rule for boxes; no row without `COLUMNS` breaks it.
 
     Attributes:
-      column: the column that the message names.
+      column: the column named in the message.
       message: what is wrong; {value} stands for the cell.
       broken: maps a frame of strings to bool `[N]`.
     """

@@ -21,7 +21,7 @@ class NotTextError(UserError):
 
 
 def as_text(column: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
-    """Returns cells as they would be in a CSV; "" for a null.
+    """Returns cells as they would appear in a CSV file; "" for a null.
 
     Floats with integer values become integers: 12, not 12.0.
 

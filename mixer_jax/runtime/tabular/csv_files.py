@@ -47,7 +47,7 @@ _SIGNATURES = (
 
 
 class RecordError(Exception):
-    """A malformed record: the line that it starts on, and the reason."""
+    """A malformed record: its first line and the reason."""
 
     def __init__(self, line: int, reason: str):
         super().__init__(line, reason)
@@ -136,7 +136,7 @@ def encode_header(names: Sequence[str]) -> str:
 def records(
     lines: Iterable[str], delimiter: str = ",", *, strict: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields each record's cells and the line it starts on, counted from 1.
+    """Yields each record's cells and the number of its first line, from 1.
 
     Args:
       lines: lines with their endings, as from a file opened with newline="". A
@@ -163,7 +163,7 @@ def records(
 
 
 def name_lines(path: Path, numbers: Sequence[int]) -> list[str]:
-    """Returns the file of each record and the line that it starts on, from 1.
+    """Returns the file and the first line (from 1) of each record.
 
     Args:
       path: a file, or a folder of parts.

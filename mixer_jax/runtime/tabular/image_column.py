@@ -1,7 +1,7 @@
 """Columns of a Parquet table that hold either paths or the bytes of images.
 
 Cells of type binary are paths if they are UTF-8 without control characters,
-which no image file is. Cells may also be structs of `bytes` and `path`, as
+which image files never are. Cells may also be structs of `bytes` and `path`, as
 written by Hugging Face `datasets`.
 """
 
@@ -19,13 +19,13 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import references
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_LONGEST = 4096  # bytes of a path
+_LONGEST = 4096  # maximum bytes of a path
 _SAMPLE = 64  # rows read to estimate the size of a row
 _BATCH = 1 << 25  # bytes of images in a batch of a table
 
 
 class Column:
-    """A column of paths or images, which is read batch by batch."""
+    """A column of paths or images, read batch by batch."""
 
     def __init__(self, name: str, root: Path):
         """Takes the column's name and the folder of the table."""
@@ -79,7 +79,7 @@ class Column:
     def _note(
         self, is_image: bool, which: pa.Array, part: Path, start: int
     ) -> None:
-        """Notes that some cells have a kind; raises if there are two kinds."""
+        """Records the kind of some cells; raises if there are two kinds."""
         row = pc.index(which, True).as_py()
         if row < 0:
             return
@@ -116,7 +116,7 @@ class Column:
 
 
 def batch_rows(file: pq.ParquetFile, column: str, rows: int) -> int:
-    """Returns the number of rows per batch that bounds the memory of images.
+    """Returns a number of rows per batch that bounds the images' memory.
 
     Args:
       file: the file.

@@ -19,15 +19,15 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.tabular import image_column, references
 from mixer_jax.runtime.tabular.references import Reference
 
-_BATCH = 1 << 22  # bytes of images that a cursor holds
-_ROWS = 4096  # maximum number of rows that a cursor holds
-_CURSORS = 32  # positions in files from which images are read
+_BATCH = 1 << 22  # approximate bytes of images per cursor
+_ROWS = 4096  # maximum number of rows per cursor
+_CURSORS = 32  # maximum number of open cursors
 _BUFFER = 1 << 20  # bytes of a column read at once
-_FIRST = "image"  # the column of this name is tried first
+_FIRST = "image"  # name of the column tried first
 
 
 class ChangedError(LookupError):
-    """Raised if a row does not hold the image that a reference describes."""
+    """Raised if a row does not hold the image described by a reference."""
 
 
 def read(reference: Reference) -> bytes:
@@ -44,8 +44,8 @@ def read(reference: Reference) -> bytes:
         if references.code(content) == reference.digest:
             return content
     raise ChangedError(
-        f"row {reference.row + 1} does not hold the image that it held when "
-        "the table was read"
+        f"row {reference.row + 1} no longer holds the image that it held "
+        "when the table was read"
     )
 
 
@@ -134,7 +134,7 @@ class _Cursor:
 
 
 class _Reader:
-    """Reads images of any files with a bounded number of cursors."""
+    """Reads images from any files, with a bounded number of cursors."""
 
     def __init__(self):
         self._lock = threading.Lock()

@@ -86,7 +86,7 @@ def are_csv(path: Path) -> bool:
     """Returns whether the parts of a table's folder are CSV files.
 
     Raises:
-      UserError: if some are, and others are not; see also `find`.
+      UserError: if only some of them are; see also `find`.
     """
     files = find(path)
     csv = [part for part in files if part.name.lower().endswith(_CSV)]
@@ -161,8 +161,8 @@ class Partition:
             cell = quoted(found[other].as_py())
             raise UserError(
                 f"{self._part}, column {name}: a cell is {cell}, but the "
-                f"folder's name says {quoted(value)}; move the file, or rename "
-                "the folder so that its name has no '='."
+                f"folder's name specifies {quoted(value)}; move the file, or "
+                "rename the folder so that its name has no '='."
             )
 
 

@@ -1,10 +1,10 @@
 """Names of images: paths, references to rows of Parquet files, and boxes.
 
-The name of an image that is stored as bytes in a Parquet file consists of the
+The name of an image stored as bytes in a Parquet file consists of the
 file, the row (from 1) and a digest of the bytes, for example
 `shop/part-0.parquet#17@q7-2V0Zr2zNCc3Qm8LkYxw`. The file is relative to the
-folder of the table, like the path of an image file. The bytes are read when
-they are needed, so a table of such references takes little memory.
+folder of the table, like the path of an image file. The bytes are read
+when needed, so a table of such references takes little memory.
 
 A name may end in a crop box, as in `photo.jpg#box=10,20,300,400`; see `boxes`.
 """

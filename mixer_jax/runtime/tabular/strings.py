@@ -1,4 +1,4 @@
-"""A list of strings in a file, which is mapped into memory instead of read."""
+"""A list of strings in a memory-mapped file."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class Strings(Sequence[str]):
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Opens a file that `write` has written.
+        """Opens a file written by `write`.
 
         Raises:
           OSError: if the file cannot be read.
@@ -76,7 +76,7 @@ class Strings(Sequence[str]):
             yield from chunk
 
     def array(self, start: int, stop: int) -> pa.LargeStringArray:
-        """Returns a range of strings; one across two batches is copied."""
+        """Returns a range of strings; a range across two batches is copied."""
         parts = [pa.array([], pa.large_string())]
         number = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
@@ -169,7 +169,7 @@ def find(names: Sequence[str], known: Sequence[str]) -> np.ndarray:
       int32 `[N]`, the position of each name in `known`; -1 if it is absent.
     """
     if not (is_ascending(names) and is_ascending(known)):
-        import pandas as pd  # Processes that only read files do not need it.
+        import pandas as pd  # not needed by processes that only read
 
         index = pd.Index(list(known), dtype=object)
         return index.get_indexer(list(names)).astype(np.int32)

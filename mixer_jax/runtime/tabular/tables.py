@@ -2,7 +2,7 @@
 
 A table is a CSV file (UTF-8, commas), a Parquet file, or a folder of either.
 Every cell is read as text, "" if it is empty, and written cells read back
-unchanged. pandas is only imported where it is used, because Beam's environment
+unchanged. pandas is imported only where it is used, because Beam's environment
 may lack it.
 """
 
@@ -39,7 +39,7 @@ class Layout:
 
     Attributes:
       columns: required columns.
-      optional: columns that are read as "" if they are missing.
+      optional: columns read as "" if they are missing.
       ids: columns of IDs, in which floats must be exact integers.
       exact: whether other columns are an error; otherwise they are ignored.
       name: the name of this kind of table, for error messages.
@@ -243,7 +243,7 @@ def find(folder: str | os.PathLike, name: str) -> Path | None:
 def name_records(path: str | os.PathLike, records: Sequence[int]) -> list[str]:
     """Returns the file and line or row of each record.
 
-    A CSV record is named by the line it starts on; the header is line 1.
+    A CSV record is named by its first line; the header is line 1.
 
     Args:
       path: the table; "" for a table without a file.

@@ -1,7 +1,7 @@
 """Runs a function on batches of items that arrive at about the same time.
 
 A batch starts as soon as the previous one has ended, with all items that have
-arrived meanwhile. A single item therefore never waits for others, and batches
+arrived by then. A single item therefore never waits for others, and batches
 grow with the load.
 """
 
@@ -48,7 +48,7 @@ class Batcher(Generic[Item, Result]):
         Args:
           function: returns a result for each item of a batch.
           size: the maximum number of items per batch.
-          waiting: the maximum number of items that wait for their batch.
+          waiting: the maximum number of waiting items.
         """
         self._function, self._size, self._waiting = function, size, waiting
         self._queue: collections.deque[tuple[Item, Future]] = (
@@ -95,7 +95,7 @@ class Batcher(Generic[Item, Result]):
                 results = self._function([item for item, _ in batch])
                 for future, result in zip(futures, results, strict=True):
                     future.set_result(result)
-            except BaseException as error:  # The waiting threads report it.
+            except BaseException as error:  # Raised in the waiting threads.
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)

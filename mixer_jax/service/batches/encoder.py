@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mixer_jax.data.images import crops, decoding, faults
+from mixer_jax.data.images import crops, decoding, faults, squares
 from mixer_jax.retrieval.model import Model
 from mixer_jax.runtime.errors import UserError
 
@@ -42,12 +42,12 @@ class Encoder:
     """
 
     def __init__(self, model: Model, max_pixels: int):
-        """Takes the model; `max_pixels` limits decoded pictures."""
+        """Stores the model; `max_pixels` limits decoded pictures."""
         self.model, self._max_pixels = model, max_pixels
 
     def compile(self) -> None:
         """Compiles the programs for all batch sizes."""
-        blank = decoding.blank(self.model.image_size)
+        blank = squares.blank(self.model.image_size)
         size = 1
         while size <= SIZE:
             for is_document in (False, True):
@@ -65,7 +65,7 @@ class Encoder:
           uint8 `[S, S, 3]`.
 
         Raises:
-          UserError: tells a client why its picture is rejected.
+          UserError: if the picture is rejected; tells the client why.
         """
         Image.init()
         try:
@@ -113,7 +113,7 @@ class Encoder:
     def _embed(
         self, queries: Sequence[Query], are_documents: bool
     ) -> np.ndarray:
-        blank = decoding.blank(self.model.image_size)
+        blank = squares.blank(self.model.image_size)
         has_image = np.array([query.pixels is not None for query in queries])
         pixels = np.stack(
             [blank if one.pixels is None else one.pixels for one in queries]

@@ -19,7 +19,7 @@ from mixer_jax.service.items import Index
 from mixer_jax.service.stores import generations
 from mixer_jax.service.stores.local import LocalStore
 
-MAX_K = 1000  # the maximum number of items that a client can ask for
+MAX_K = 1000  # maximum number of items that a client can request
 
 # Opens the index; may reuse the given model if the index was built with it.
 Open = Callable[[Model | None], Index]
@@ -31,10 +31,10 @@ def opener(
     workdir: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
 ) -> Open:
-    """Returns a function that opens an index, and loads its model.
+    """Returns a function that opens an index and loads its model.
 
-    The model is that in `workdir`, or the recorded one if an index was rebuilt
-    with another model; see `opening.open_with`.
+    The model is loaded from `workdir`, or from the recorded path if the index
+    was rebuilt with another model; see `opening.open_with`.
     """
 
     def open_(model: Model | None) -> Index:
@@ -61,7 +61,7 @@ def _open(
 ) -> Index:
     index = opening.open_with(folder, workdir=workdir, images=images)
     try:
-        _ = index.model  # Raises if it is not that of the index.
+        _ = index.model  # Raises if the model does not match.
     except BaseException:
         index.close()
         raise
@@ -108,7 +108,7 @@ class Generation:
                 self.index.close()
 
     def retire(self) -> None:
-        """Closes the index as soon as it is not used."""
+        """Closes the index once nothing uses it."""
         with self._lock:
             self._is_retired = True
             ended = not self._users
@@ -134,7 +134,7 @@ class Generations:
         """Opens the index.
 
         Args:
-          open_: opens it, and may use the given model.
+          open_: opens the index; may reuse the given model.
           max_pixels: the maximum number of pixels of a decoded picture.
         """
         self._open, self._max_pixels = open_, max_pixels
@@ -159,7 +159,7 @@ class Generations:
                 try:
                     used = stack.enter_context(self.current.used())
                     break
-                except ClosedError:  # `refresh` has replaced it meanwhile.
+                except ClosedError:  # `refresh` has just replaced it.
                     if self._is_closed:
                         raise
             yield used

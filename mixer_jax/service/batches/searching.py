@@ -3,7 +3,7 @@
     request -> Admission -> decoding in a thread -> Batcher -> answer
 
 A batch starts when the previous one has ended, with the queries that have
-arrived meanwhile. Queries with the same options are searched together.
+arrived by then. Queries with the same options are searched together.
 """
 
 import json
@@ -22,7 +22,7 @@ from mixer_jax.service.stores.interface import Hit
 
 WAITING = 16  # queries that may wait while a batch runs
 
-Observe = Callable[[str, float], None]  # the name of a stage, and seconds
+Observe = Callable[[str, float], None]  # stage name, seconds
 
 
 class Options(NamedTuple):
@@ -61,7 +61,7 @@ Answer = list[Hit] | np.ndarray | Exception
 
 
 class Admission:
-    """Limits the number of queries that are being answered."""
+    """Limits the number of queries in flight."""
 
     def __init__(self, limit: int, seconds: Callable[[], float]):
         """Sets the maximum number of queries.
@@ -85,7 +85,7 @@ class Admission:
             self.held += count
 
     def error(self) -> batching.FullError:
-        """Returns the error for a query that there is no room for."""
+        """Returns the error for a query that exceeds the limit."""
         return batching.FullError(self.held * self._seconds())
 
     def leave(self, count: int = 1) -> None:
@@ -98,7 +98,7 @@ class Searches:
     """Answers jobs in batches, in its own thread.
 
     Attributes:
-      admission: counts the queries that are being answered.
+      admission: counts the queries in flight.
     """
 
     def __init__(self, observe: Observe = lambda stage, seconds: None):
@@ -120,7 +120,7 @@ class Searches:
         self._batcher.close()
 
     def _answer(self, batch: Sequence[tuple[Job, float]]) -> list[Answer]:
-        """Returns an answer to each job, or the error that it caused."""
+        """Returns the answer to each job, or its error."""
         begin = time.perf_counter()
         for _, since in batch:
             self._observe("queue", begin - since)
@@ -167,7 +167,7 @@ class Searches:
         queries = np.stack([vectors[row] for row in rows])
         try:
             found = first.generation.index.find(queries, **options._asdict())
-        except Exception as error:  # Each request reports it.
+        except Exception as error:  # Each request reports the error.
             found = [error] * len(rows)
         for row, one in zip(rows, found, strict=True):
             answers[row] = one
@@ -182,7 +182,7 @@ def _embed_all(
     """
     try:
         return list(encoder.embed(queries))
-    except Exception as error:  # Each request reports it.
+    except Exception as error:  # Each request reports the error.
         if len(queries) == 1:
             return [error]
     return [one for query in queries for one in _embed_all(encoder, [query])]

@@ -14,7 +14,7 @@ _TIMEOUT = 60  # seconds to send a request's head, or to read a response
 
 
 class Connection(H11Protocol):
-    """A connection that closes if its client is silent or does not read."""
+    """A connection that closes if its client stops sending or reading."""
 
     _no_request: asyncio.TimerHandle | None = None
     _no_reader: asyncio.TimerHandle | None = None
@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
     async def shutdown(
         self, sockets: list[socket.socket] | None = None
     ) -> None:
-        """Waits for open requests, then drops responses that are not read.
+        """Waits for open requests, then drops unread responses.
 
         uvloop cannot close an event loop that still has data to write.
         """

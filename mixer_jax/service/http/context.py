@@ -21,7 +21,7 @@ from mixer_jax.service.http.uploads import Reader
 Result = TypeVar("Result")
 
 _DECODERS = 2 + (os.cpu_count() or 1)  # threads that decode pictures
-_WRITERS = 16  # requests that may wait for one that writes
+_WRITERS = 16  # maximum number of writes, running or waiting
 
 
 class Service:
@@ -29,7 +29,7 @@ class Service:
 
     Attributes:
       generations: the index.
-      metrics: counts what happens.
+      metrics: the metrics of the service.
       reader: reads the bodies of requests.
       keys: who may read and write.
       recorder: records searches and clicks; None to record nothing.
@@ -94,7 +94,7 @@ class Service:
             self.searches.admission.leave(count)
 
     def require_room(self) -> None:
-        """Rejects a query before its body is read if there is no room for it.
+        """Rejects excess queries before their bodies are read.
 
         Raises:
           HTTPException: 503 if too many queries are in flight.
@@ -105,17 +105,17 @@ class Service:
             raise _busy(admission.error())
 
     async def decode(self, work: Callable[[], Result]) -> Result:
-        """Runs work that decodes in one of a few threads."""
+        """Runs decoding work in one of a few threads."""
         with self.metrics.timed("decode"):
             return await anyio.to_thread.run_sync(work, limiter=self._decoders)
 
     async def read(self, work: Callable[[Generation], Result]) -> Result:
-        """Runs work that reads the index in a thread."""
+        """Runs `work` on the index in a thread."""
         with self.generations.use() as generation:
             return await anyio.to_thread.run_sync(work, generation)
 
     async def write(self, work: Callable[[Generation], Result]) -> Result:
-        """Runs work that changes the index, one request at a time.
+        """Changes the index in a thread, one request at a time.
 
         Raises:
           HTTPException: 503 if too many requests are waiting.

@@ -70,7 +70,7 @@ class _Handler:
                     vectors += await finished(
                         self._embed(generation, one) for one in part
                     )
-                # Counting tokens takes long for many texts.
+                # Counting tokens is slow for many texts.
                 return await service.decode(
                     lambda: _respond(generation, inputs, vectors, form)
                 )

@@ -1,4 +1,4 @@
-"""Records clicks on the items that a search has shown."""
+"""Records clicks on items shown by a search."""
 
 import time
 from typing import Any

@@ -34,7 +34,7 @@ def routes(service: Service, max_pixels: int) -> list[Route]:
 
     Args:
       service: the parts of the application.
-      max_pixels: the maximum number of pixels of a picture that is cropped.
+      max_pixels: the maximum number of pixels of a picture to crop.
     """
     handler = _Handler(service, max_pixels)
     one, write = "/v1/items/{id:path}", ["PUT", "POST"]
@@ -161,7 +161,9 @@ def _one(upload: Upload, id: str) -> Entry:
             text = given["fields"].encode()
             given["fields"] = parameters.read_json(text, "fields")
     if given.setdefault("id", id) != id:
-        raise bad(f"The URL names item {quoted(id)}, but the body another.")
+        raise bad(
+            f"The URL names item {quoted(id)}, but the body names another."
+        )
     entry = check(given)
     if not upload.is_json and upload.content:
         entry["images"].append(upload.content)
@@ -195,7 +197,7 @@ def check(given: Any) -> Entry:
     given = {name: one for name, one in given.items() if one is not None}
     id = given.get("id")
     if not isinstance(id, str) or not id:
-        raise bad("An item has no id; it must be a non-empty text.")
+        raise bad("An item has no id; it must be a non-empty string.")
     for name, value in given.items():
         if name not in KEYS:
             hint = did_you_mean(name[:20], KEYS) or ";"
@@ -204,7 +206,7 @@ def check(given: Any) -> Entry:
                 f"the keys are {', '.join(KEYS)}."
             )
         if name in TEXTS and not isinstance(value, str):
-            raise bad(f"{name} of item {quoted(id)} is not a text.")
+            raise bad(f"{name} of item {quoted(id)} is not a string.")
     if not isinstance(given.get("fields", {}), Mapping):
         raise bad(f"fields of item {quoted(id)} is not a JSON object.")
     return {

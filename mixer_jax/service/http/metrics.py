@@ -1,4 +1,4 @@
-"""Counts what the service does, in the text format of Prometheus.
+"""Metrics of the service, in the text format of Prometheus.
 
 References:
   https://prometheus.io/docs/instrumenting/exposition_formats/
@@ -16,18 +16,18 @@ _PREFIX = "mixer_"
 
 
 class Counter:
-    """Numbers that only increase, one per combination of labels."""
+    """A counter with one value per combination of labels."""
 
     kind = "counter"
 
     def __init__(self, name: str, text: str, labels: Sequence[str] = ()):
-        """Sets the name without prefix, its description, and label names."""
+        """Stores the name (without prefix), description and label names."""
         self.name, self.text, self._labels = f"{_PREFIX}{name}", text, labels
         self._values: dict[tuple[str, ...], float] = {}
         self._lock = threading.Lock()
 
     def add(self, *labels: str, amount: float = 1) -> None:
-        """Adds an amount to the number with these labels."""
+        """Adds an amount to the value with these labels."""
         with self._lock:
             self._values[labels] = self._values.get(labels, 0) + amount
 
@@ -41,12 +41,12 @@ class Counter:
 
 
 class Gauge:
-    """A number that is read at each scrape."""
+    """A gauge, read at each scrape."""
 
     kind = "gauge"
 
     def __init__(self, name: str, text: str, read: Callable[[], float]):
-        """Sets the name without prefix, its description, and its source."""
+        """Stores the name (without prefix), description and source."""
         self.name, self.text, self._read = f"{_PREFIX}{name}", text, read
 
     def lines(self) -> Iterable[str]:
@@ -55,7 +55,7 @@ class Gauge:
 
 
 class Histogram:
-    """Counts of values up to several bounds, one set per label value."""
+    """A histogram, with one set of counts per label value."""
 
     kind = "histogram"
 
@@ -66,7 +66,7 @@ class Histogram:
         label: str = "",
         bounds: Sequence[float] = SECONDS,
     ):
-        """Sets the name without prefix, description, label and bounds."""
+        """Stores the name (without prefix), description, label and bounds."""
         self.name, self.text, self._label = f"{_PREFIX}{name}", text, label
         self._bounds = bounds
         self._counts: dict[str, list[int]] = {}
@@ -116,7 +116,7 @@ def _escaped(value: str) -> str:
 
 
 class Metrics:
-    """All numbers of one application."""
+    """All metrics of one application."""
 
     def __init__(self) -> None:
         """Starts at zero."""
@@ -130,7 +130,7 @@ class Metrics:
         )
         self.stages = Histogram(
             "stage_seconds",
-            "Time of the stages of a search: decode, queue, encode, search.",
+            "Time per stage of a search: decode, queue, encode, search.",
             "stage",
         )
         self.batches = Histogram(
@@ -152,7 +152,7 @@ class Metrics:
         ]
 
     def observe(self, stage: str, value: float) -> None:
-        """Counts the seconds of a stage, or the size of a batch."""
+        """Records the seconds of a stage, or the size of a batch."""
         if stage == "batch":
             self.batches.observe(value)
         else:
@@ -160,7 +160,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Counts the seconds of a block."""
+        """Records the duration of a block."""
         begin = time.perf_counter()
         try:
             yield
@@ -168,11 +168,11 @@ class Metrics:
             self.observe(stage, time.perf_counter() - begin)
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Adds a number that `read` returns."""
+        """Adds a gauge whose value `read` returns."""
         self._all.append(Gauge(name, text, read))
 
     def text(self) -> str:
-        """Returns all numbers in the text format."""
+        """Returns all metrics in the text format."""
         lines = []
         for metric in self._all:
             lines.append(f"# HELP {metric.name} {metric.text}")

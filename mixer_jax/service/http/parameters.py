@@ -1,4 +1,4 @@
-"""The parameters of a search, which a URL, a form or a JSON body may give."""
+"""Search parameters from a URL, a form or a JSON body."""
 
 import base64
 import binascii
@@ -131,9 +131,9 @@ def from_texts(pairs: Sequence[tuple[str, str]], source: str) -> dict[str, Any]:
         if name not in known:
             raise bad(
                 f"{source} has the parameter {name[:20]!r}, which is not "
-                f"supported{did_you_mean(name[:20], known) or '.'} Supported "
-                f"are {', '.join(known)}; send a picture as a file, as curl -F "
-                "file=@picture does."
+                f"supported{did_you_mean(name[:20], known) or '.'} The "
+                f"parameters are {', '.join(known)}; send a picture as a file, "
+                "as curl -F file=@picture does."
             )
         if name in found:
             raise bad(f"{source} has more than one {name}; give only one.")
@@ -145,7 +145,7 @@ def merge(*sources: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the parameters of all sources.
 
     Raises:
-      HTTPException: 400 if two of them give the same one.
+      HTTPException: 400 if two sources give the same parameter.
     """
     merged: dict[str, Any] = {}
     for one in sources:
@@ -164,7 +164,7 @@ def check(given: Mapping[str, Any], image: bytes = b"") -> Search:
 
     Args:
       given: parameters by name.
-      image: the bytes of a picture that was sent as a file; b"" for none.
+      image: the bytes of a picture sent as a file; b"" for none.
 
     Raises:
       HTTPException: 400 naming what is wrong.
@@ -276,7 +276,7 @@ def bad(message: str) -> HTTPException:
 
 
 def _convert(name: str, text: str) -> Any:
-    """Returns the value of a parameter that is given as text."""
+    """Returns the value of a parameter given as text."""
     kind = PARAMETERS[name].schema["type"]
     plain = text.strip()
     if kind == "string":
@@ -342,7 +342,7 @@ def _check(name: str, value: Any) -> None:
     if not _fits(value, schema):
         shown = quoted(value) if name != "image" else _kind(value)
         raise bad(f"{name} is {shown[:300]}; {_rule(name)}.")
-    # Conditions are checked by the thread that searches, and kept in a cache.
+    # The search thread checks and caches conditions, so limit their size.
     if name == "where" and len(_as_json(value, name)) > MAX_WHERE:
         raise bad(f"where must have at most {MAX_WHERE:,} characters as JSON.")
 
@@ -370,13 +370,13 @@ def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def _rule(name: str) -> str:
-    """Returns what a parameter must be."""
+    """Returns the rule for a parameter's value."""
     schema = PARAMETERS[name].schema
     if name == "box":
         return "it must be four whole numbers, x1,y1,x2,y2, in pixels"
     if schema["type"] == "string":
         most = schema.get("maxLength")
-        return "it must be a text" + (
+        return "it must be a string" + (
             f" of 1 to {most:,} characters" if most else ""
         )
     if schema["type"] == "array":
@@ -390,7 +390,7 @@ def _rule(name: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a flag"}
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a flag"}
     names |= {int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), "of another kind")
 

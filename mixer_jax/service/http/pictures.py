@@ -28,10 +28,10 @@ def respond(
 
     Args:
       path: the picture, which may be missing; None for none.
-      thumbnail: a small copy of it, which is shown if the picture is missing;
+      thumbnail: a small copy of it, shown if the picture is missing;
         b"" for none.
       id: the ID of the item, for messages.
-      max_pixels: the maximum number of pixels of a picture that is cropped.
+      max_pixels: the maximum number of pixels of a picture to crop.
 
     Raises:
       HTTPException: if the picture is missing or cannot be read, or if the file

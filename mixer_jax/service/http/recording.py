@@ -12,8 +12,8 @@ one. Only searches without a text are recorded, since the categories of a
 click log are found from pictures.
 
 The ID of a search is signed, so that clients cannot report clicks on searches
-that never were. Pictures are kept a day longer than events, which are removed a
-file at a time, so that each event's query remains in the table.
+that never happened. Pictures are kept a day longer than events, which are
+removed a file at a time, so that each event's query remains in the table.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.tabular import references
 
-MAX_BYTES = 64_000_000  # per file of events
-_BACKLOG = 1000  # searches and clicks that may wait to be written
+MAX_BYTES = 64_000_000  # per event file
+_BACKLOG = 1000  # maximum number of pending searches and clicks
 _MAX_HELD = 100_000_000  # bytes of their pictures
 _DAY = 86_400  # seconds
 _TABLE_INTERVAL = 600  # seconds between updates of the table of queries
@@ -116,8 +116,8 @@ class Recorder:
 
         Args:
           content: the bytes of the picture.
-          box: the part that was searched for, as in `data.images.crops`.
-          items: the IDs of the items that are shown, in their order.
+          box: the part searched for, as in `data.images.crops`.
+          items: the IDs of the items shown, in order.
 
         Returns:
           The ID of the search, for `parse`.
@@ -154,14 +154,14 @@ class Recorder:
         self._submit(self._write_clicks, list(clicks))
 
     def close(self) -> None:
-        """Writes what is pending, and the table of queries."""
+        """Writes pending events and the table of queries."""
         self._submit(self._end)
         self._executor.shutdown()
 
     def _submit(
         self, work: Callable[..., None], *arguments: Any, size: int = 0
     ) -> None:
-        """Queues work that holds `size` bytes; drops it if too much waits."""
+        """Queues work holding `size` bytes; drops it if the queue is full."""
         with self._lock:
             is_full = self._pending >= _BACKLOG or self._held > _MAX_HELD
             if is_full:
@@ -196,7 +196,7 @@ class Recorder:
         suffix = _SUFFIXES.get(faults.identify(content) or "", _OTHER)
         path = self._pictures / f"{query}.{suffix}"
         try:
-            os.utime(path)  # Keep pictures that are still searched for.
+            os.utime(path)  # Keep pictures of recent searches.
         except FileNotFoundError:
             files.write(
                 path, lambda draft: draft.write_bytes(content), one_of_many=True
@@ -204,7 +204,7 @@ class Recorder:
         self._write(rows)
 
     def _write_clicks(self, clicks: Sequence[Click]) -> None:
-        """Writes clicks, except those on searches that were not written."""
+        """Writes the clicks whose searches were written."""
         known = [one for one in clicks if self._keep(one.search.query)]
         for _ in range(len(clicks) - len(known)):
             self.on_loss()
@@ -212,7 +212,7 @@ class Recorder:
             self._write([_row(*click, clicked=1) for click in known])
 
     def _keep(self, query: str) -> bool:
-        """Keeps a picture as long as a new one; returns whether it exists."""
+        """Resets the age of a picture; returns whether it exists."""
         for suffix in (*_SUFFIXES.values(), _OTHER):
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self._pictures / f"{query}.{suffix}")
@@ -276,7 +276,7 @@ def _load_key(path: pathlib.Path) -> bytes:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         with open(handle, "r+b") as file:
-            with contextlib.suppress(OSError):  # no locks on some file systems
+            with contextlib.suppress(OSError):  # some file systems lack locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             key = file.read()
             if len(key) < _KEY_BYTES:  # new, or interrupted
@@ -293,7 +293,7 @@ def _load_key(path: pathlib.Path) -> bytes:
 
 
 def _remove(paths: Iterable[pathlib.Path], oldest: float) -> None:
-    """Removes the files that were last changed before `oldest`, in seconds."""
+    """Removes the files last changed before `oldest`, in seconds."""
     for path in paths:
         # Another process may have removed it.
         with contextlib.suppress(FileNotFoundError):

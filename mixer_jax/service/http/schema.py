@@ -228,7 +228,7 @@ def _plain(text: str, kind: str = "text/plain") -> Schema:
 def _operation(
     text: str, answer: Schema, *statuses: int, body: Schema | None = None
 ) -> Schema:
-    """Returns an operation with JSON bodies; errors have statuses."""
+    """Returns an operation with JSON bodies; adds the given error statuses."""
     reasons = {400: "Bad request", 401: "No key", 403: "Off", 404: "Not found"}
     reasons |= {408: "Too slow", 413: "Too large", 503: "Overloaded"}
     always = (400, 401, 403, 408, 413, 503)

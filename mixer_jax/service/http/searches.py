@@ -26,7 +26,7 @@ from mixer_jax.service.stores.interface import Hit
 
 T = TypeVar("T")
 _SEVERAL = "queries"  # the key of several searches in one body
-_FEW = 100  # hits that are written faster than a thread starts to write them
+_FEW = 100  # up to this many hits, writing is faster than starting a thread
 
 
 def routes(service: Service) -> list[Route]:
@@ -64,7 +64,7 @@ class _Handler:
             several=several,
             begin=begin,
         )
-        # A long answer, or the digest of a picture, would delay other requests.
+        # Writing many hits or hashing a picture would delay other requests.
         if service.recorder is not None or sum(map(len, found)) > _FEW:
             return await anyio.to_thread.run_sync(respond)
         return respond()
@@ -86,8 +86,8 @@ class _Handler:
     ) -> list[Hit]:
         query = await self._service.decode(lambda: _prepare(generation, search))
         options = search.options
-        # Leave out the item itself. To mask it is slower, but needed for
-        # groups: it would represent its own group.
+        # Leave out the item itself. Masking it is slower, but necessary for
+        # groups, because it would represent its own group.
         is_masked = search.id and options.group_by
         if is_masked:
             options = options._replace(without=search.id)
@@ -132,7 +132,7 @@ class _Handler:
 async def finished(tasks: Iterable[Awaitable[T]]) -> list[T]:
     """Returns the results of all tasks; raises the first error at the end.
 
-    Until then, the index is in use.
+    The index must stay open until then.
     """
     results = await asyncio.gather(*tasks, return_exceptions=True)
     for one in results:

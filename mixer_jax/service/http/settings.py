@@ -37,7 +37,7 @@ DEFAULTS = Settings()
 
 
 def read(given: argparse.Namespace) -> Settings:
-    """Returns the settings that a command line gives.
+    """Returns the settings given on a command line.
 
     Raises:
       UserError: if one of them is invalid.

@@ -20,8 +20,8 @@ from mixer_jax.service.http.metrics import Metrics
 HEADER = "X-Request-ID"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"}
 _SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_WAITING = 10_000  # lines that may wait to be written; others are dropped
-_FLUSH = 5  # seconds to write them at the end
+_WAITING = 10_000  # maximum number of pending lines; others are dropped
+_FLUSH = 5  # seconds to write pending lines at shutdown
 
 
 def with_tracing(
@@ -76,7 +76,7 @@ def with_tracing(
 class _Log:
     """Writes lines in its own thread.
 
-    If nobody reads the stream, writing to it blocks, but must not block the
+    Writing to a stream that nobody reads blocks, which must not happen in the
     event loop.
     """
 

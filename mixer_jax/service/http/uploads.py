@@ -75,8 +75,8 @@ class Reader:
         if kind == _FORM:
             return await _read_form(request, chunks, self._limit)
         content = b"".join([chunk async for chunk in chunks])
-        # curl labels JSON as a form unless it is told otherwise. No picture
-        # starts with a brace.
+        # curl labels JSON as a form unless told otherwise. No picture starts
+        # with a brace.
         is_json = (
             kind == "application/json" or content[:64].lstrip()[:1] == b"{"
         )

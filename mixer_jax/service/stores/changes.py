@@ -26,7 +26,7 @@ class _New(NamedTuple):
 def check(
     items: Sequence[Item], declared: Mapping[str, str], dim: int
 ) -> list[Item]:
-    """Returns valid items with unit embeddings; the last one for each ID.
+    """Returns valid items with unit embeddings, keeping the last one per ID.
 
     Raises:
       UserError: names the first item that is invalid.
@@ -116,7 +116,7 @@ def delete(connection: sqlite3.Connection, ids: Sequence[str]) -> int:
 def _write_row(
     connection: sqlite3.Connection, item: Item, known: Mapping[str, tuple]
 ) -> int:
-    """Writes the row of an item unless it has not changed; returns its key."""
+    """Writes the row of an item if it is new or changed; returns its key."""
     # SQLite before 3.45 does not decode escapes in names.
     values = json.dumps(item.fields, sort_keys=True, ensure_ascii=False)
     row = item.text, item.group, item.category, values

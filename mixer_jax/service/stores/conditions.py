@@ -33,7 +33,7 @@ def sql(
     """
     if not isinstance(where, Mapping):
         raise UserError(
-            f"where is a {type(where).__name__}; it must map fields to "
+            f"where has type {type(where).__name__}; it must map fields to "
             'conditions, as in {"brand": "acme"}.'
         )
     terms, parameters = ["1"], []

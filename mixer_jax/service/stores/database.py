@@ -62,8 +62,8 @@ END;
 class Database:
     """Access to the file; all methods are thread-safe.
 
-    Reads and writes have a connection each, so that a write that waits for
-    another process delays no read.
+    Reads and writes have a connection each, so that reads do not wait for a
+    write that another process delays.
 
     Attributes:
       path: the file.
@@ -83,9 +83,9 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yields a connection, in a transaction that sees one state.
+        """Yields a connection in a transaction that sees a consistent state.
 
-        Within `writing`, that is the state before the write.
+        Within `writing`, this is the state before the write.
         """
         with self._reader.transaction("DEFERRED") as connection:
             yield connection
@@ -100,7 +100,7 @@ class Database:
     def state(self) -> int:
         """A number that changes with the contents, for use in `reading`."""
         with self.reading() as connection:
-            # The pragma only notices changes when a statement reads the file.
+            # The pragma notices changes only when a statement reads the file.
             connection.execute("SELECT 1 FROM meta LIMIT 1").fetchone()
             return connection.execute("PRAGMA data_version").fetchone()[0]
 
@@ -148,7 +148,7 @@ class _Connection:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection, and explains the errors of a block."""
+        """Yields the connection; converts SQLite errors to a `UserError`."""
         with self._lock, _explained(self._path):
             if self._is_closed:
                 raise sqlite3.ProgrammingError("the file was closed")
@@ -220,7 +220,7 @@ def last_numbers(connection: sqlite3.Connection) -> tuple[int, int]:
 
 
 def _open(path: pathlib.Path) -> sqlite3.Connection:
-    """Opens a file of items, and checks that it is one."""
+    """Opens a file, and checks that it is a file of items."""
     connection = _connect(path, _mode(path))
     try:
         connection.execute(f"PRAGMA cache_size = -{_CACHE}")
@@ -234,7 +234,7 @@ def _open(path: pathlib.Path) -> sqlite3.Connection:
 
 
 def _mode(path: pathlib.Path) -> str:
-    """Returns how to open a file, which may be in a read-only folder."""
+    """Returns the mode for opening a file that may be in a read-only folder."""
     if os.access(path.parent, os.W_OK):
         return "rw"
     log = path.with_name(f"{path.name}-wal")
@@ -287,8 +287,8 @@ def explain(error: sqlite3.Error, path: pathlib.Path) -> UserError:
         return _locked(path)
     if name.startswith("SQLITE_FULL"):
         return UserError(
-            f"{subject} cannot be written: No space left on its disk. What was "
-            "written before is intact; free some space and repeat the command."
+            f"{subject} cannot be written: No space left on its disk. Earlier "
+            "writes are intact; free some space and repeat the command."
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
         return UserError(

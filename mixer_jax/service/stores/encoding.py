@@ -4,8 +4,8 @@
     f16   float16, 2 D bytes
     int8  8-bit integers, scaled per embedding, D bytes
 
-The loss of an embedding is the distance between the unit vector and what is
-read back: no cosine with a unit vector is off by more.
+The loss of an embedding is the distance between the unit vector and its stored
+value; it bounds the error of any cosine with a unit vector.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ import numpy as np
 
 from mixer_jax.runtime.arrays import normalize
 
-STORAGES = {"f32": "<f4", "f16": "<f2", "int8": "i1"}  # with their dtypes
+STORAGES = {"f32": "<f4", "f16": "<f2", "int8": "i1"}  # names and dtypes
 
 
 class Loss(NamedTuple):
-    """The loss of all embeddings that were ever stored.
+    """The loss of all embeddings ever stored.
 
     Attributes:
       count: the number of embeddings.
@@ -75,7 +75,7 @@ def size(dim: int, storage: str) -> int:
 
 
 def content(*parts: str | bytes) -> bytes:
-    """Returns a digest of what is embedded, such as a picture and a text."""
+    """Returns a digest of the embedded content: a picture, a text or both."""
     digest = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else bytes(part)

@@ -1,7 +1,7 @@
 """Fields: typed values of items, declared before items can have them.
 
-The kinds are text (a string), number (finite) and flag (true or false). `group`
-and `category` are fields that every item has; both are texts.
+The kinds are text (a string), number (finite) and flag (true or false). Every
+item has the text fields `group` and `category`.
 """
 
 import math
@@ -110,7 +110,7 @@ def find(name: str, declared: Mapping[str, str]) -> str:
 def check(
     id: str, given: Mapping[str, Any] | None, declared: Mapping[str, str]
 ) -> dict[str, Value]:
-    """Returns the fields of an item without those that are None.
+    """Returns the fields of an item that are not None.
 
     Raises:
       UserError: if a field is not declared or has a value of another kind.

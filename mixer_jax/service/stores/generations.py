@@ -5,7 +5,7 @@
     INDEX/items-3.users   locked by each process that uses the file
 
 A rebuilt index is a new file. The record switches to it atomically, and the old
-file is removed when no process uses it any more.
+file is removed once no process uses it.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ def begin(
 
     Args:
       folder: the index's folder, which may be missing.
-      properties: what identifies the work, for `database.create`.
+      properties: identify the work; see `database.create`.
     """
     folder = pathlib.Path(folder)
     files.make_folder(folder)
@@ -136,7 +136,7 @@ def begin(
 
 
 def _first_number(folder: pathlib.Path, current: str) -> int:
-    """Returns a number for the first vector that was never used before."""
+    """Returns a never-used number for the first vector."""
     if not current:
         return 1
     try:
@@ -145,11 +145,11 @@ def _first_number(folder: pathlib.Path, current: str) -> int:
     except PassingError:
         raise
     except (OSError, UserError):
-        return 1  # The file that is to be replaced is missing or damaged.
+        return 1  # The file to replace is missing or damaged.
 
 
 def switch(path: pathlib.Path) -> None:
-    """Makes a file the current generation; removes those that are unused."""
+    """Makes a file the current generation; removes unused files."""
     _write(path.parent, path.name)
     clean(path.parent)
 
@@ -189,7 +189,7 @@ def lock_users(path: pathlib.Path) -> int:
             raise
         return os.open(path.parent, os.O_RDONLY)  # files cannot be removed
     # Without locks, as on some network file systems, files may be removed
-    # while they are used, which does not harm the processes that use them.
+    # while in use, which does not harm the processes that use them.
     with contextlib.suppress(OSError):
         fcntl.flock(lock, fcntl.LOCK_SH)
     if path.exists():

@@ -11,12 +11,12 @@ import numpy as np
 
 from mixer_jax.retrieval.calibration import Calibration
 
-Value = str | float | bool  # of a field
+Value = str | float | bool  # a field's value
 Where = Mapping[str, Any]
 
 
 class Vector(NamedTuple):
-    """An embedding, and the picture that it was computed from.
+    """An embedding, and the picture that it represents, if any.
 
     Attributes:
       content: a digest of what was embedded, 16 bytes; see `encoding.content`.
@@ -54,7 +54,7 @@ class Item(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """An item that a search found.
+    """An item found by a search.
 
     Attributes:
       id: the item's ID.
@@ -127,7 +127,7 @@ class Store(Protocol):
         """Returns items, with None for those that do not exist."""
 
     def contents(self, ids: Sequence[str]) -> dict[str, set[bytes]]:
-        """Returns the contents of the vectors of those items that exist."""
+        """Returns the contents of the vectors of existing items."""
 
     def search(
         self,
@@ -140,7 +140,7 @@ class Store(Protocol):
         group_by: str | None = None,
         without: str | None = None,
     ) -> list[list[Hit]]:
-        """Finds the items that are nearest to each query.
+        """Finds the items nearest to each query.
 
         Args:
           queries: f32 `[Q, D]`.

@@ -39,11 +39,11 @@ class LocalStore:
       fingerprint: the fingerprint of the model of all embeddings, or "".
       storage: how embeddings are stored; see `encoding`.
       thumbnails: the side of thumbnails in pixels; 0 for none.
-      properties: everything that was stored about the index when it was opened.
+      properties: the stored properties of the index, read on opening.
     """
 
     def __init__(self, path: pathlib.Path, mesh: Mesh | None = None):
-        """Opens a file of items that is not a part of a folder; see `open`."""
+        """Opens a file of items; use `open` for an index's folder."""
         self.path = path
         self._lock = generations.lock_users(path)
         try:
@@ -98,7 +98,7 @@ class LocalStore:
             try:
                 store = cls(path, mesh)
             except FileNotFoundError:
-                # Removed after another process has switched to a new one.
+                # Another process may have switched to a new file.
                 if generations.read(folder) == path:
                     raise UserError(
                         f"The index in {folder} is damaged ({path.name} is "
@@ -220,7 +220,7 @@ class LocalStore:
         return [found.get(one) for one in ids]
 
     def contents(self, ids: Sequence[str]) -> dict[str, set[bytes]]:
-        """Returns the contents of the vectors of those items that exist."""
+        """Returns the contents of the vectors of existing items."""
         with self._database.reading() as connection:
             return reading.contents(connection, ids)
 
@@ -275,7 +275,7 @@ class LocalStore:
         return self._one("SELECT count(*) FROM vectors")
 
     def images(self, limit: int = -1) -> list[str]:
-        """Returns the first paths of pictures without a thumbnail."""
+        """Returns the paths of the first pictures without a thumbnail."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT image FROM vectors WHERE image != '' AND number NOT IN "
@@ -310,7 +310,7 @@ class LocalStore:
         """Yields all items in the order of their IDs, at most `size` at once.
 
         Each list is read in one transaction, so other processes can write
-        meanwhile.
+        in between.
         """
         last = ""
         while True:
@@ -334,7 +334,7 @@ class LocalStore:
             last = ids[-1]
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        """Returns those of the IDs that items have."""
+        """Returns the subset of IDs that exist."""
         with self._database.reading() as connection:
             return reading.existing(connection, ids)
 

@@ -11,9 +11,9 @@ from mixer_jax.search import rows as rows_lib
 from mixer_jax.service.stores import database, encoding
 
 _BATCH = 1 << 16  # vectors read at once
-_QUIET = 1 << 18  # vectors that are loaded without showing progress
+_QUIET = 1 << 18  # maximum number of vectors loaded without showing progress
 _SPARE = 8  # reserve room for 1/8 more rows
-_FEW = 1024  # removed rows that are never worth a reload
+_FEW = 1024  # up to this many removed rows never cause a reload
 
 
 class Memory:

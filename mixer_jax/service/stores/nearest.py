@@ -13,7 +13,7 @@ from mixer_jax.service.stores import conditions, memory, reading
 
 # Minimum number of vectors per search, so that few programs are compiled.
 _MIN_WIDTH = 128
-_CACHED = 32  # filters whose rows are remembered
+_CACHED = 32  # maximum number of filters with cached rows
 
 
 class Nearest:
@@ -31,7 +31,7 @@ class Nearest:
 
         Args:
           connection: in a transaction.
-          state: a value that differs between states.
+          state: a value that changes when the store does.
         """
         if state == self._state:
             return

@@ -38,7 +38,7 @@ def fields(connection: sqlite3.Connection) -> Mapping[str, str]:
 
 
 def loss(connection: sqlite3.Connection) -> Loss:
-    """Returns the loss of all embeddings that were ever stored."""
+    """Returns the loss of all embeddings ever stored."""
     return Loss(*stored_value(connection, "loss", Loss()))
 
 
@@ -55,7 +55,7 @@ def rows(
 
 
 def existing(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
-    """Returns those of the IDs that items have."""
+    """Returns the subset of IDs that exist."""
     found = connection.execute(
         f"SELECT id FROM items WHERE id {_GIVEN}", [_as_json(ids)]
     )
@@ -74,7 +74,7 @@ def numbers(connection: sqlite3.Connection, id: str) -> list[int]:
 def contents(
     connection: sqlite3.Connection, ids: Sequence[str]
 ) -> dict[str, set[bytes]]:
-    """Returns the contents of the vectors of those items that exist."""
+    """Returns the contents of the vectors of existing items."""
     found = connection.execute(
         f"SELECT id, content FROM items JOIN vectors USING (item) "
         f"WHERE id {_GIVEN}",
@@ -91,7 +91,7 @@ def items(
     ids: Sequence[str],
     decode: Callable[[bytes], np.ndarray],
 ) -> dict[str, Item]:
-    """Returns those items that exist, by ID; `decode` maps bytes to f32 [D]."""
+    """Returns the existing items by ID; `decode` maps bytes to f32 [D]."""
     vectors: dict[str, list[Vector]] = {}
     found = connection.execute(
         "SELECT id, content, embedding, image, coalesce(thumbnail, x'') "

@@ -54,7 +54,7 @@ class TextVectors:
             np.load(self._folder / f"{name}.npy", mmap_mode="r")
             for name in _NAMES
         )
-        # Fewer stored vectors than texts: the model reads no text.
+        # A model that reads no text has fewer stored vectors than texts.
         texts = len(self._samples.first_text)
         self._reads_text = texts <= len(self._vectors)
 

@@ -239,7 +239,7 @@ class Checkpoints:
         return state_lib.from_items(items, state), items["iterator"]
 
     def _differing(self, step: int, items: Collection[str] = ()) -> str:
-        """Returns what is damaged, or ""; process 0 checks on behalf of all."""
+        """Returns a description of the damage, or ""; only process 0 checks."""
         wrong, folder = "", self._folder / str(step)
         if self._verifies and not paths.is_remote(folder):
             wrong = checksums.check(folder, items)
@@ -374,7 +374,7 @@ def load_model(workdir: str | os.PathLike, mesh: Mesh | None = None) -> Trained:
     )
     with Checkpoints(workdir, writes=False) as checkpoints:
         variables = checkpoints.read({"model": wanted})["model"]
-        step = checkpoints.latest_step()  # the step that was read
+        step = checkpoints.latest_step()  # the step just read
     return Trained(
         config=config,
         model=model,

@@ -25,7 +25,7 @@ from mixer_jax.training.checkpoint import workdir as workdir_lib
 # State fields with one row per category.
 FIELDS = ("proxies", "proxy_state", "graph")
 PROXIES = "proxies"  # name of the checkpoint item, and of the array in it
-CHUNK = 2**26  # approximate bytes per chunk, and per block that is read
+CHUNK = 2**26  # approximate bytes per chunk, and per block read
 SMALLEST = 2**20  # minimum bytes per chunk; limits the number of chunks
 OBJECT = 400 * 2**20  # approximate bytes per bucket object that holds arrays
 FILE = 2**27  # approximate bytes per local file that holds arrays
@@ -166,7 +166,7 @@ def tree_save_args(tree: dict[str, Any]) -> Any:
 
 
 def tree_restore_args(tree: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns what Orbax restores of an item; `row_loading` loads the rest.
+    """Returns the part of an item restored by Orbax, not by `row_loading`.
 
     Returns:
       The tree with placeholders for arrays with one row per category, and its
@@ -246,8 +246,8 @@ def chunk_rows(rows: int, row_bytes: int) -> int:
     return fitting[-1] if fitting else next(larger, rows)
 
 
-# Advice for the case that there is no other checkpoint.
-ONLY = "There is no other one. Delete that folder to train from scratch."
+# Advice if there is no other checkpoint.
+ONLY = "There is no other checkpoint. Delete that folder to train from scratch."
 
 
 class DamagedError(UserError):

@@ -50,10 +50,10 @@ def load_proxies(
       workdir: the workdir of one stage.
       proxies: `[C_pad, D]`, split over the mesh by rows; donated.
       source: int32 `[C]`, the row of the workdir's last checkpoint for each
-        category; -1 for rows that are kept.
+        category; -1 for rows to keep.
 
     Raises:
-      UserError: if the checkpoint is damaged or has another D.
+      UserError: if the checkpoint is damaged or has a different D.
     """
     saved = row_files.open_proxies(workdir)
     shapes_lib.check(
@@ -96,7 +96,7 @@ def copy(
       rows: `[C_pad, ...]`, split over the devices by rows; donated.
       store: the saved rows `[C', ...]`, of any dtype.
       source: int32 `[C]` with C up to C_pad, the saved row for each row; -1
-        for rows that are kept.
+        for rows to keep.
 
     Raises:
       ValueError: if a file cannot be read.
@@ -116,7 +116,7 @@ def _copy(
     """Returns the rows of one device; see `copy`."""
     size, (device,) = row_files.block_rows(store), part.devices()
     size = min(size, store.shape[0])
-    # Read rows in the file's order; those of sorted categories are in order.
+    # Read rows in file order, which sorted categories already have.
     positions = np.flatnonzero(source >= 0).astype(np.int32)
     if (np.diff(source[positions]) < 0).any():
         positions = positions[np.argsort(source[positions], kind="stable")]

@@ -75,7 +75,7 @@ def _is_text(value: str) -> bool:
 
 
 def is_origin(origin: dict[str, Any]) -> bool:
-    """Returns whether the entries that are read from an origin are valid."""
+    """Returns whether the entries read from an origin are valid."""
     for name, keys in _REQUIRED_KEYS.items():
         part = origin.get(name, {})
         if part is None and keys:

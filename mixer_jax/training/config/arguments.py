@@ -130,8 +130,8 @@ def load_config(text: str) -> ConfigDict:
         config = make(*arguments)
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"get_config of {file} returns a {type(config).__name__}; it must "
-            "return a ConfigDict."
+            f"get_config of {file} must return a ConfigDict, but returned "
+            f"{type(config).__name__}."
         )
     return config.lock()
 

@@ -274,7 +274,8 @@ def check_values(
       prefix: the prefix of the stage's flags, "config" or "config.STAGE".
 
     Raises:
-      UserError: if a value is invalid; names the key, its value and valid ones.
+      UserError: if a value is invalid; names the key, its value and the valid
+        values.
     """
     with naming_stage(config, prefix):
         _check_values(config, num_devices, prefix)

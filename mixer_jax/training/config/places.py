@@ -173,8 +173,8 @@ def resolve(
 ) -> None:
     """Replaces the paths in a workdir's config with their current locations.
 
-    Paths that are not found stay unchanged, except for the tokenizer, which
-    becomes the workdir's copy.
+    Paths not found stay unchanged, except for the tokenizer, which becomes the
+    workdir's copy.
     """
     for key, place in _known(places):
         text = get(config, key)
@@ -188,7 +188,7 @@ def restore(
 ) -> None:
     """Replaces a config's missing paths with their recorded locations.
 
-    A command that is repeated after a move then finds its data.
+    A command repeated after a move then finds its data.
     """
     for key, place in _known(places):
         text = get(config, key)

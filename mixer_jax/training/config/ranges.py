@@ -66,7 +66,7 @@ def check(flat: Mapping[str, Any]) -> None:
 
     Raises:
       UserError: if a number is out of range; names the key, its value and
-        valid ones.
+        the valid range.
     """
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):

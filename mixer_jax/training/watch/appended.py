@@ -15,9 +15,9 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Appended:
-    """A file to which records are appended, each completely or not at all.
+    """An append-only file; each record is written completely or not at all.
 
-    Nothing is buffered, so an error belongs to the record being written.
+    Nothing is buffered, so an error always concerns the record being written.
     """
 
     def __init__(self, path: pathlib.Path):

@@ -33,8 +33,7 @@ class Place(NamedTuple):
 class Clock:
     """Splits the time since its creation into phases.
 
-    It measures the time of the host: the time of a step is the time that the
-    host waits for it.
+    It measures host time: a step takes as long as the host waits for it.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
@@ -59,7 +58,7 @@ class Clock:
 
         Args:
           name: the name of the phase that begins.
-          was: the phase that the elapsed time counts as; by default, the one
+          was: the phase credited with the elapsed time; by default, the phase
             that ends.
 
         Returns:
@@ -87,8 +86,7 @@ class Clock:
 
         Returns:
           `time_PHASE` for each phase that took any time, with shares that sum
-          to 1; and `goodput`, the share of the time since the beginning that
-          was spent in steps.
+          to 1; and `goodput`, the share of steps in the total time so far.
         """
         self.enter(self._place[1])
         spent = {

@@ -24,7 +24,7 @@ TENSORBOARD = "tensorboard"
 def keep_until(path: pathlib.Path, step: int) -> None:
     """Removes the lines after `step`, which the run is about to write again.
 
-    Damaged lines, and one that a killed run left unfinished, are removed too.
+    Damaged lines, and a line left unfinished by a killed run, are also removed.
     """
     if not path.exists():
         return
@@ -77,7 +77,7 @@ class Logs:
 
     An error while writing figures does not interrupt the stage, whose processes
     have to stop and save together. Later figures are kept in memory; on exit,
-    the context writes them, elsewhere if necessary, and raises the error.
+    the context writes them, to another file if necessary, and raises the error.
 
     Attributes:
       failure: the error while writing figures; None if there was none.
@@ -149,7 +149,7 @@ class Logs:
             self._bar.update(self._task, completed=step)
 
     def graph(self, step: int, seconds: float) -> None:
-        """Records how long rebuilding the class graph took before a step."""
+        """Records the time spent rebuilding the class graph before a step."""
         self.figures(step, {"graph_seconds": seconds})
         if self._began is None:
             seconds = 0.0  # mostly compilation, like the first step
@@ -159,7 +159,7 @@ class Logs:
         """Writes the mean metrics since the last call, the rate, and `more`.
 
         After a rebuild of the class graph, this includes `graph_share`: the
-        share of the time since this process's first step spent in rebuilds.
+        share of time spent in rebuilds since this process's first step.
         """
         step, now = self._step, time.monotonic()
         done, since = self._marked
@@ -214,7 +214,7 @@ class Logs:
         return json.dumps(line).encode() + b"\n"
 
     def _flush(self) -> None:
-        """Writes the pending figures, elsewhere if necessary."""
+        """Writes the pending figures, to another file if necessary."""
         self._write()
         if not self._pending:
             return

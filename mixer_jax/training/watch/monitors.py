@@ -44,7 +44,7 @@ _REMEDIES = {
 
 
 class MonitorError(UserError):
-    """Raised if a monitor fired and the config says to stop after a save."""
+    """Raised if a monitor fired and `monitors.on_failure` is "raise"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def proxy_figures(
 
     Returns:
       `proxy_cosine`: mean off-diagonal cosine of the sample, 0 if the proxies
-      are spread evenly, 1 if all point in one direction. `effective_rank`:
+      are spread evenly, 1 if all point in the same direction. `effective_rank`:
       exponential of the entropy of the singular values (Roy and Vetterli,
       2007), as a share of the maximum. `norm_ratio`: largest norm of all
       proxies, divided by the median norm of the sample.

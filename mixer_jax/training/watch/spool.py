@@ -94,7 +94,7 @@ class Spool:
             if not path.exists():
                 return True
             about = path.stat()
-            # Read these before the content, so that later records are sent too.
+            # Recorded before the read, so that later records count as a change.
             state = (about.st_size, about.st_mtime_ns)
             if self._sent.get(name) == state:
                 return True

@@ -12,11 +12,11 @@ import jax
 from mixer_jax.runtime import processes
 from mixer_jax.training.watch.clock import Clock, Place
 
-_TELL = 1 / 8  # interval of the processes' reports, as a share of the limit
+_TELL = 1 / 8  # interval between reports, as a share of the limit
 
 
 def describe(places: dict[int, Place], limit: float, me: int) -> str:
-    """Returns a message that says which process the others wait for.
+    """Returns a message naming the process that the others wait for.
 
     Args:
       places: the last reported place of each process; `since` counts until now,
@@ -86,7 +86,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(self._limit * _TELL):
             place = self._clock.place
-            # Sent as a start time, so that the duration keeps growing.
+            # Send the start time, so that receivers see the duration grow.
             processes.tell("place", place._replace(since=_ago(place.since)))
             if place.since > self._limit:
                 self._stop(place)

@@ -43,7 +43,7 @@ def test_json_lines_are_read():
     assert [line for line, _ in found] == [1, 3, 4, 5, 6]
     assert events.parse(found[0][1]) == ("3", "i", NOON * 10**6, 1, "")
     assert [cells for _, cells in found[1:3]] == [
-        "it is not a JSON object on one line"
+        "the line is not a JSON object"
     ] * 2
     assert found[3][1] == "clicked is missing"
     assert events.parse(found[4][1])[3:] == (0, "9")

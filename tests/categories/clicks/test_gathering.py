@@ -46,7 +46,7 @@ def test_too_many_skipped_events_are_listed(aggregate, out):
         aggregate,
         [path],
         out,
-        "10 of 100 events name an ID that is not in",
+        "10 of 100 events have an ID that is not in",
         max_skipped=0.02,
     )
     assert "query_id 'q9': 4 events" in message

@@ -73,12 +73,12 @@ def test_clusters_of_copied_items_are_joined():
 def test_copied_queries_with_different_items_stay_apart():
     apart = [0, 1, 2, 0, 1, 3]
     assert _join(apart, [(0, 1)]) == apart
-    # A query without items joins one of the clusters; they stay apart.
+    # A query without items joins one of the clusters, which stay separate.
     assert _join(apart, [(0, 2), (1, 2)]) == [0, 1, 0, 0, 1, 2]
 
 
 def test_single_role_clusters_move_as_a_unit():
-    # Queries 0 and 1 form a unit, as copies; 1 is also a copy of query 2.
+    # Queries 0 and 1 are copies and form a unit; 1 is also a copy of query 2.
     assert _join([0, 1, 2, 2, 3, 4], [(0, 1), (1, 2)]) == [0, 0, 0, 0, 1, 2]
     # A query and the item with the same image.
     assert _join([0, 1, 2, 3, 4, 5], [(0, 4)]) == [0, 1, 2, 3, 0, 4]

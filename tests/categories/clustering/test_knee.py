@@ -5,7 +5,7 @@ from mixer_jax.categories.clustering.knee import find_knee
 
 
 def _disjoint_pairs(values):
-    """Returns one pair of separate nodes per affinity."""
+    """Returns one disjoint pair of nodes per affinity."""
     first = 2 * np.arange(len(values))
     return first, first + 1, np.asarray(values, float), 2 * len(values)
 

@@ -46,7 +46,7 @@ def test_components_match_dbscan_with_two_min_samples():
 
 
 def _blocks(inside):
-    """Returns the pairs of cliques of four, one per affinity."""
+    """Returns the pairs of one clique of four nodes per affinity."""
     return [
         (4 * c + a, 4 * c + b, value)
         for c, value in enumerate(inside)

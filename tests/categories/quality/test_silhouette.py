@@ -16,7 +16,7 @@ def blobs(count, noise, seed=0):
         )
 
     labels = np.repeat(np.arange(count), 2)
-    # Shift the queries' mean, as photos and drawings differ.
+    # Shift the queries' mean, to simulate photos matched with drawings.
     features = Features(near() + 5.0, near(), np.zeros((2 * count, 1)))
     return features, np.concatenate([labels, labels])
 

@@ -155,7 +155,7 @@ def test_uncovered_areas_count_as_background(image):
 
 
 def test_disabled_options_draw_no_random_numbers(image):
-    """Strengths without the background option keep their results."""
+    """Results of strengths without the background option are unchanged."""
     for name in ("light", "strong", "mirrored"):
         rng, again = (np.random.default_rng(2) for _ in range(2))
         how = augmentation.STRENGTHS[name]
@@ -186,7 +186,7 @@ def test_change_replaces_single_fields():
     ("strength", "pairs", "message"),
     [
         ("light", [("blurr", 0.5)], "did you mean 'blur'"),
-        ("light", [("flip",)], "pairs; fields are"),
+        ("light", [("flip",)], "pairs; the fields are"),
         ("light", [("flip", 1.5)], "flip to 1.5; it must be a number from 0"),
         ("light", [("flip", True)], "flip to True"),
         ("light", [("rotate", -1)], "0 or more"),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from mixer_jax.data.images import decoding, faults, memory
+from mixer_jax.data.images import decoding, faults, memory, squares
 from tests import broken_files
 from tests.broken_files import encode
 
@@ -170,7 +170,7 @@ def test_compositing_in_bands_changes_nothing(monkeypatch):
             image = Image.fromarray(noise).convert(mode)
         whole = decoding.decode(encode(image), 40)
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, "_BAND", 300)
+            patch.setattr(squares, "_BAND", 300)
             np.testing.assert_array_equal(
                 decoding.decode(encode(image), 40), whole
             )
@@ -193,7 +193,7 @@ def test_reservations_are_first_in_first_out():
         threads.append(thread)
         while len(order) + len(budget._waiting) < len(threads):
             pass
-    # The third one would fit, but must wait for the second.
+    # The third request would fit, but must wait for the second.
     assert order == [6]
     first.set()
     for thread in threads:
@@ -304,7 +304,7 @@ def test_threads_keep_no_memory_of_decoded_images():
         text=True,
         check=True,
     )
-    assert int(done.stdout) < 64  # MiB; one decode needs about as much
+    assert int(done.stdout) < 64  # MiB; about what one decode needs
 
 
 KEPT = """

@@ -37,7 +37,7 @@ def _box(kind, data):
 
 
 def _avif(kind, data, inside=()):
-    """Returns an AVIF file with a table inserted before its others."""
+    """Returns an AVIF file with a table inserted before its other tables."""
     plain, table = _file("avif"), _box(kind, data)
     for outer in inside:
         table = _box(outer, table)
@@ -47,7 +47,7 @@ def _avif(kind, data, inside=()):
     return plain[:start] + meta + table + plain[start + 12 :]
 
 
-# Two items, each with 65,535 extents of no bytes.
+# Two items, each with 65,535 empty extents.
 ILOC = b"\0\0\0\0\0\0\0\2" + b"\0\1\0\0\xff\xff" + b"\0\2\0\0\xff\xff"
 EXIF = b"\xff\xe1" + struct.pack(">H", 18) + b"Exif\0\0" + bytes(10)
 EMPTY = b"\xff\xe5\0\2"

@@ -1,4 +1,4 @@
-"""Conversion of all accepted types of pictures."""
+"""Conversion of all accepted picture types."""
 
 import io
 

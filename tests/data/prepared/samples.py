@@ -1,4 +1,4 @@
-"""Prepares tables in tests, and lists what was written."""
+"""Prepares tables in tests, and lists the files written."""
 
 import os
 

@@ -67,7 +67,7 @@ def test_new_generation_replaces_the_old_one(frame, root):
 
 
 def test_generation_in_use_is_not_removed(frame, root):
-    """This includes data that a worker process opens only later."""
+    """This includes data opened later by a worker process."""
     want = contents(pipeline.FileSource(frame, root))
     old = prepare(frame, root)
     sent = pickle.dumps(old)
@@ -185,7 +185,7 @@ def test_concurrent_preparations_share_one_result(frame, root, monkeypatch):
         )
     assert process.returncode == 0
     assert messages == [
-        "Waiting for another process that prepares the same data."
+        "Waiting for another process that is preparing the same data."
     ]
     assert len(generations_of(root)) == 1
 
@@ -265,7 +265,7 @@ def test_interrupted_preparation_continues(frame, root, monkeypatch):
     first = written[:]
     written.clear()
     made = build.prepare(frame, root, place, options=options)
-    # The first one is damaged, and the third one was interrupted.
+    # The first shard is damaged, and the third was interrupted.
     assert first[1] not in written
     assert {first[0], first[2]} <= {*written}
     assert len(written) == len({*written})
@@ -364,7 +364,7 @@ def test_a_smaller_limit_applies_to_kept_rows(frame, root):
 @pytest.mark.parametrize("edited", [4, 2])
 def test_rows_are_not_kept_from_damaged_files(frame, root, workers, edited):
     """This holds whether or not a damaged file has the planned rows."""
-    place = root / "a[1]"  # whose path needs a descriptor of the process
+    place = root / "a[1]"  # opened through /proc/self/fd
     place.mkdir()
     options = build.Options(shards=2, workers=workers)
     old = build.prepare(frame, root, place, options=options)
@@ -408,16 +408,16 @@ def test_an_image_that_changes_for_a_moment_is_not_believed(
 
 
 def test_a_decoder_that_is_installed_later_is_used(frame, root, monkeypatch):
-    decode = decoding.decode
+    check = decoding.check
 
     def fail(*_, **__):
         raise faults.UnreadableImageError("no", faults.UNSUPPORTED)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", fail)
+        patch.setattr(decoding, "check", fail)
         assert len(build.prepare(frame, root).skipped) == 5
         assert len(build.prepare(frame, root).skipped) == 5
-    assert decoding.decode is decode
+    assert decoding.check is check
     assert not build.prepare(frame, root).skipped
 
 
@@ -449,14 +449,14 @@ def test_kept_rows_are_not_decoded_again(frame, root, monkeypatch):
 
 
 def test_images_with_new_times_are_kept(frame, root, monkeypatch):
-    """Their bytes are compared, but they are not decoded again."""
+    """Their bytes are compared, but the images are not decoded again."""
     build.prepare(frame, root)
     for path in root.glob("*.png"):
         os.utime(path, ns=(7, 7))
     frame = frame.copy()
     frame.loc[4, "group"] = "h"
     want = contents(pipeline.FileSource(frame, root))
-    monkeypatch.setattr(decoding, "decode", None)
+    monkeypatch.setattr(decoding, "check", None)
     assert contents(build.prepare(frame, root).source()) == want
 
 
@@ -489,7 +489,7 @@ def test_unchanged_shards_are_linked(root):
 
 
 def test_repaired_images_are_noticed(frame, root, monkeypatch):
-    """This includes images of which only the permissions have changed."""
+    """This includes images whose permissions alone have changed."""
     good = (root / "3.png").read_bytes()
     (root / "3.png").write_bytes(b"")
     assert len(build.prepare(frame, root).skipped) == 1

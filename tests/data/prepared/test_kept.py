@@ -51,7 +51,7 @@ def test_a_key_does_not_depend_on_the_other_rows():
 
 @pytest.fixture
 def version(tmp_path):
-    """A version of three rows, of which the second was left out."""
+    """A version of three rows, the second of which was left out."""
     keys = np.array([[5, 1], [3, 2], [9, 3]], np.uint64)
     digests = np.arange(48, dtype=np.uint8).reshape(3, 16)
     rows = kept.make(keys, np.array([0, -1, 1]), digests)

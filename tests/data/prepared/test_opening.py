@@ -23,7 +23,7 @@ OLD = 10**18  # nanoseconds; in 2001
 
 @pytest.fixture
 def path(root, frame):
-    """A table that was last modified long ago; one image is broken."""
+    """A table last modified long ago, with one broken image."""
     (root / "5.png").write_bytes(b"no image")
     path = root / "table.csv"
     write(frame.assign(split="train"), path)
@@ -56,7 +56,7 @@ def _spy(found, original, first, *rest, **settings):
 
 
 def describe(opened):
-    """Returns everything that training uses when it starts."""
+    """Returns everything that training uses at startup."""
     samples, source = opened.prepared.training()
     return (
         opened.prepared.folder,

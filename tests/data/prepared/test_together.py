@@ -1,4 +1,4 @@
-"""Several processes prepare the same files as a single one."""
+"""Several processes prepare the same files as a single process."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ ROWS = 240
 @pytest.fixture
 def shop(tmp_path):
     """Writes a table of 240 samples; returns its path."""
-    # Large enough that decoding all of them takes seconds.
+    # The image is large, so that decoding all copies takes seconds.
     pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "0.png")
     for number in range(1, ROWS):

@@ -79,7 +79,7 @@ def test_a_newer_format_is_refused(frame, root, place):
         prepare(frame, root, root / place)
     assert str(raised.value) == (
         f"The prepared data in {folder} has format 6, but this version of "
-        "mixer_jax only reads formats up to 5; install a newer version, or "
+        "mixer_jax reads only formats up to 5; install a newer version, or "
         "set the config's data.prepared to another folder."
     )
     assert files_in(root) == before

@@ -1,4 +1,4 @@
-"""Versions that reuse files in which some records are superseded."""
+"""Versions that reuse files with superseded records."""
 
 import numpy as np
 import pandas as pd
@@ -113,7 +113,7 @@ def bytes_of(made):
 
 
 def test_a_compact_version_equals_a_fresh_one(root):
-    """TFDS reads exactly its rows, but rejects other kinds of versions."""
+    """TFDS reads exactly the rows of a compact version, but rejects others."""
     frame = texts()
     build.prepare(frame, root)
     frame = edit(frame, 4, 30)

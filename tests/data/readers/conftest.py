@@ -1,4 +1,4 @@
-"""Runs `read` on data set files that a test writes."""
+"""Runs `read` on data set files written by a test."""
 
 import gzip
 import pathlib
@@ -17,7 +17,7 @@ class Folder:
         self._capsys = capsys
 
     def write(self, name, content):
-        """Writes a file, text as UTF-8 and `.gz` compressed."""
+        """Writes a file: text as UTF-8, and `.gz` files compressed."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, str):

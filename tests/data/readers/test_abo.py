@@ -99,7 +99,7 @@ def test_unknown_images_and_empty_listings_are_counted(folder):
         ],
     )
     frame, output = folder.read("abo")
-    assert "3 with an image that images.csv does not list" in output
+    assert "3 with an image not listed in images.csv" in output
     assert "1 listings with neither a main image nor a name" in output
     assert "B3" not in set(frame["category_id"])
 

@@ -87,7 +87,7 @@ def test_folders_that_look_like_splits_cause_a_note(folder):
     assert "--splits" not in folder.run("folders", "--overwrite")[2]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are bytes on POSIX alone")
+@pytest.mark.skipif(os.name == "nt", reason="only POSIX file names are bytes")
 def test_names_that_are_not_utf8_are_left_out(folder):
     folder.images("a/1.jpg", "a/2.jpg")
     name = os.fsencode(folder.root / "a") + b"/\xff.jpg"

@@ -70,7 +70,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def shop(folder, prepared):
-    """A `Folder` whose root has the prepared data set."""
+    """A `Folder` whose root contains the prepared data set."""
     folder.root = prepared
     return folder
 
@@ -120,7 +120,7 @@ def test_own_splits_must_not_share_a_category(shop, tmp_path):
     frame, _ = shop.read(
         "tfds", "--name=shop:1.0.0", OPTIONS[1], "--label=number", out
     )
-    # Integers can be labels; 4 and 5 are only in train.
+    # Integer labels are allowed; 4 and 5 occur only in train.
     assert {"0", "1", "2"} <= set(frame["category_id"])
 
 

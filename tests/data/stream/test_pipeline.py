@@ -184,7 +184,7 @@ def test_resumed_batches_match_uninterrupted_ones(
     fresh = batches(data, tokenizer, **options)
     fresh.set_state(state)
     assert_equal([next(fresh) for _ in range(14 - stop)], want[stop:])
-    # An iterator that has advanced can be reset, too.
+    # An iterator that has advanced can also be reset.
     iterator.set_state(state)
     if stop < 14:
         assert_equal(next(iterator), want[stop])

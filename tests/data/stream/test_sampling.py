@@ -17,7 +17,7 @@ from mixer_jax.data.stream.sampling import (
 from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.runtime.errors import UserError
 
-# A long tail; category 3 has documents only, and 4 queries only.
+# A long tail; category 3 has only documents, and category 4 only queries.
 COUNTS = {
     "query": [80, 24, 9, 0, 4, 2, 1],
     "document": [50, 20, 8, 12, 0, 2, 1],
@@ -50,7 +50,7 @@ def read_epochs(stream, length, count):
 
 
 def read_tempered(role, temperature, count):
-    """Returns unshuffled epochs: Grain shuffles short ones slowly."""
+    """Returns unshuffled epochs, because Grain shuffles short ones slowly."""
     samples = make_samples()
     length = len(samples.of_role(role))
     drawn = sampling.Tempered(samples, role, temperature, seed=3)
@@ -154,7 +154,7 @@ def test_balanced_batch_has_equal_counts_per_category():
         assert set(labels[document]) == set(kinds)
         assert len(set(query)) == len(set(document)) == 6
     for role, rows in batches.items():
-        # Three batches form an epoch, which has each category once.
+        # Three batches form an epoch, which contains each category once.
         kinds = np.sort(labels[rows].reshape(-1, 18), axis=1)
         np.testing.assert_array_equal(
             kinds, np.tile(np.repeat(np.arange(6), 3), (12, 1))

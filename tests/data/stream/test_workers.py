@@ -47,7 +47,7 @@ def test_position_is_independent_of_the_number_of_workers():
         assert last[0, 0] == WANTED[10]
         state = two.get_state()
         assert len(multiprocessing.active_children()) == 2
-        # Going back starts new processes.
+        # Resetting to an earlier position starts new processes.
         two.set_state({"next_index": 3})
         assert two.get_state() == {"next_index": 3}
     assert state == {"next_index": 11}

@@ -52,7 +52,7 @@ def upload(folder, place):
 
 
 def make_table(folder, place, parts):
-    """Writes a table of six images: paths, an address, and a lost one."""
+    """Writes a table of six images, one at an address, and a missing image."""
     (folder / "images").mkdir(parents=True)
     rows = []
     for number in range(6):

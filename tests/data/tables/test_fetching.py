@@ -1,4 +1,4 @@
-"""Images are fetched from a local server that the tests start."""
+"""Images are fetched from a local server started by the tests."""
 
 import collections
 import http.server
@@ -84,7 +84,7 @@ def draw(number):
 
 @pytest.fixture
 def path(server, tmp_path):
-    """A table of six images at addresses; the last one repeats the first."""
+    """A table of six image addresses; the last repeats the first."""
     rows = []
     for number in range(6):
         name = f"/größe {number % 5}.png"

@@ -100,7 +100,7 @@ def test_reads_very_long_texts(tmp_path):
 def test_invalid_cell_error_names_file_line_and_column(
     tmp_path, row, column, expected
 ):
-    # The quoted cell makes the bad row's line differ from its number.
+    # The quoted cell makes line numbers differ from row numbers.
     long = 'd9,document,,"a text\nof two lines",c1,,train'
     with pytest.raises(UserError) as caught:
         read(tmp_path, GOOD[0], long, "", row)

@@ -237,7 +237,7 @@ def collected(monkeypatch):
             yield batch
             gc.collect()
 
-    gc.freeze()  # Skips existing objects in collections.
+    gc.freeze()  # exempts existing objects from collection
     monkeypatch.setattr(tables, "batches", collect)
     yield
     gc.unfreeze()
@@ -255,7 +255,7 @@ def test_memory_grows_by_few_bytes_per_row(tmp_path, suffix, collected):
         tracemalloc.stop()
         assert report.samples == count
         assert pa.total_allocated_bytes() - before < 1_000_000
-    # A row has 300 bytes; 16 of them are kept, temporarily more at the end.
+    # A row has 300 bytes, of which 16 are kept, and briefly more at the end.
     assert peaks[1] - peaks[0] < 10_000 * 64
 
 

@@ -290,7 +290,7 @@ def test_remat_changes_nothing(texts):
         x = model.apply(
             variables, tokens, mask, True, rngs={"dropout": jax.random.key(1)}
         )
-        # Squares would cancel: the last norm fixes their sum.
+        # Weight the outputs: the last norm makes the sum of squares constant.
         return (x * parity.random_weights(x.shape)).sum(), x
 
     results = [

@@ -1,4 +1,4 @@
-"""Values in an original's config.json that an encoder supports."""
+"""Supported values in an original's config.json."""
 
 import pytest
 

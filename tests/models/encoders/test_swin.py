@@ -30,7 +30,7 @@ class TestSwin(parity.EncoderTests):
     to_original = staticmethod(swin.to_original)
     # Maps of 14x11 and 7x6 patches, where patches, windows and merges are
     # padded and both stages shift their windows; and of 6x6 and 3x3 patches,
-    # which need no padding and in the second stage form a single window.
+    # which need no padding and form a single window in the second stage.
     inputs = ((random_images(2, 27, 22),), (random_images(2, 12, 12),))
 
     def call_original(self, model, images):
@@ -89,7 +89,7 @@ class TestSwin(parity.EncoderTests):
         assert len(set(distance.argmin(0))) > 3
 
     def test_map_smaller_than_a_window(self, example):
-        """The map is one window, which uses only a part of the bias table."""
+        """The map is one window, which uses only part of the bias table."""
         images = random_images(2, 4, 4)
 
         def crop(path, leaf):

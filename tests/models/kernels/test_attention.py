@@ -133,5 +133,5 @@ def test_sharded_batch_matches_unsharded(num_devices, dropout):
     run = _run(lambda *x: attention.attend(*x, dropout, rng))
     split = [mesh_lib.put_batch(x, mesh) for x in given]
     _assert_close(run(*split), run(*given))
-    # No device needs the rows of another one.
+    # No device needs another device's rows.
     assert "all-gather" not in run.lower(*split).compile().as_text()

@@ -1,4 +1,4 @@
-"""Folders and names on the hub as values of a config's `pretrained`."""
+"""Local folders and hub names as values of a config's `pretrained`."""
 
 import json
 import re

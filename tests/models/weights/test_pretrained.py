@@ -36,7 +36,7 @@ def test_photos_get_the_correct_imagenet_class():
     variables = pretrained.load("efficientnet-lite0", shapes)
     logits = jax.jit(model.apply)(variables, images)
     np.testing.assert_array_equal(logits.argmax(1), list(PHOTOS.values()))
-    # Values of this implementation, to detect drift within a class.
+    # Recorded from this implementation, to detect drift within a class.
     probabilities = jax.nn.softmax(logits).max(1)
     np.testing.assert_allclose(probabilities, [0.395, 0.301], atol=0.01)
 

@@ -27,7 +27,7 @@ def small_batch(problem):
 
 @pytest.fixture(scope="module")
 def exact():
-    """The exact head's results by the number of devices, once computed."""
+    """A cache of the exact head's results, by number of devices."""
     return {}
 
 

@@ -70,7 +70,7 @@ def test_invalid_tables_are_rejected(tmp_path, monkeypatch):
     wrong.to_csv(path, index=False)
     with pytest.raises(UserError, match="line 2, column role: the role is 's"):
         plan.make(path, tmp_path, 10)
-    # A repeated ID is found wherever it is, however few are compared at once.
+    # A repeated ID is found, however few IDs are compared at once.
     for compared in (4, 1 << 20):
         monkeypatch.setattr(plan, "_COMPARED", compared)
         frame = make_frame(40)

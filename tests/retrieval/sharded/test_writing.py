@@ -38,7 +38,7 @@ def run(color_run, colors, tmp_path):
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """The sample IDs that are embedded."""
+    """The IDs of the embedded samples."""
     ids, call = [], embedder.Embedder.__call__
 
     def observed(self, frame, role, count):
@@ -170,7 +170,7 @@ def test_only_changed_shards_are_embedded_again(
     with monkeypatch.context() as patch:
         patch.delattr(embedder, "digests")
         assert run() == 0
-    # The image of one shard changes, and the last document goes away.
+    # An image of one shard changes, and the last three documents are removed.
     (root / "red_query_forward.png").write_bytes(
         (root / "blue_query_forward.png").read_bytes()
     )
@@ -214,7 +214,7 @@ def test_unreadable_images_are_left_out(run, colors, tmp_path, capsys):
     assert frame["sample_id"].iloc[at - 1] == "red_query_forward"
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["skipped"] == 3
-    # An image that can be read now is embedded.
+    # An image that has become readable is embedded.
     (root / "red_query_reverse.png").write_bytes(
         (root / "red_document_reverse.png").read_bytes()
     )

@@ -23,7 +23,7 @@ from mixer_jax.runtime.ownership import (
     owner_store,
 )
 
-# Holds a folder until it is killed; avoids slow imports.
+# Holds a folder until killed; avoids slow imports.
 HOLDER = """
 import subprocess, sys, time
 sys.path.insert(0, {root!r})
@@ -140,7 +140,7 @@ def start_holder(folder):
 
 
 def test_restart_after_a_kill_does_not_wait(tmp_path, no_sleep):
-    """Not even for child processes of the killed process."""
+    """Surviving child processes do not keep the folder locked."""
     holder, child = start_holder(tmp_path)
     try:
         with (
@@ -150,7 +150,7 @@ def test_restart_after_a_kill_does_not_wait(tmp_path, no_sleep):
             pass
         holder.kill()
         holder.wait()
-        os.kill(child, 0)  # It is alive.
+        os.kill(child, 0)  # The child is alive.
         assert (tmp_path / owner_store.RECORD.format("")).exists()
         with folder_lock.hold(tmp_path, "--workdir"):
             pass
@@ -161,7 +161,7 @@ def test_restart_after_a_kill_does_not_wait(tmp_path, no_sleep):
 
 
 def test_waits_for_the_lock_of_a_dying_process(tmp_path, monkeypatch):
-    """Its lock is released with its memory, which may take seconds."""
+    """The lock is released with the process's memory, maybe seconds later."""
     monkeypatch.setattr(owner_record, "_is_dying", lambda _: True)
     first = folder_lock.hold(tmp_path, "--workdir")
     first.__enter__()
@@ -245,7 +245,7 @@ def test_waits_at_most_a_minute_for_a_recent_record(folder, monkeypatch):
         owner.check()
     (message,) = messages
     assert "process 17 on elsewhere" in message
-    # Less if reading the record took long, as on a busy machine.
+    # Less than 60 s if reading the record was slow, as on a busy machine.
     assert 0 < int(re.search(r"up to (\d+) s", message)[1]) <= 60
     assert 0 < sum(slept) <= 60
 
@@ -298,7 +298,7 @@ def test_lost_owner_stops_and_keeps_the_new_record(folder, monkeypatch):
             match=r"taken over .* process 17 on elsewhere",
         ):
             owner.check()
-        time.sleep(0.1)  # Heartbeats must not take it back.
+        time.sleep(0.1)  # Heartbeats must not restore the lost record.
     assert open_store(folder).read().record == other
 
 
@@ -358,7 +358,7 @@ def test_link_to_a_missing_folder_is_followed(tmp_path):
 
 
 def test_only_one_of_several_concurrent_runs_wins(folder):
-    """Threads can replace processes: a lock belongs to an open file."""
+    """Threads can stand in for processes: a lock belongs to an open file."""
     ready = threading.Barrier(4)
     results = []
 
@@ -422,7 +422,7 @@ def test_owner_of_a_moved_folder_keeps_the_new_lock_at_its_old_path(tmp_path):
 def test_living_process_of_another_container_keeps_the_folder(
     tmp_path, monkeypatch
 ):
-    """Its ID is unknown here; without locks, heartbeats show it is alive."""
+    """Its process ID is unknown here; only its heartbeats show it is alive."""
 
     def flock(*_):
         raise OSError("Locks are not supported.")
@@ -557,7 +557,7 @@ def test_files_of_a_folder_are_owned_separately(folder):
 
 @pytest.mark.parametrize("is_file", [False, True])
 def test_lost_owner_does_not_overwrite_files(tmp_path, monkeypatch, is_file):
-    """The run was suspended for a minute, without lock support."""
+    """Without locks, a run suspended for a minute loses its folder."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out" / "made.npz"
     hold = folder_lock.hold_file if is_file else folder_lock.hold

@@ -14,7 +14,7 @@ from mixer_jax.runtime.ownership import (
 
 @pytest.fixture(params=["folder", "bucket"])
 def make_store(request, tmp_path):
-    """Returns a function that makes stores of the same folder."""
+    """Returns a function that creates stores for the same folder."""
     if request.param == "folder":
         return lambda: owner_store.Folder(tmp_path / "new" / "run")
     folder = paths.make(f"{request.getfixturevalue('bucket')}/run")
@@ -76,7 +76,7 @@ def test_lock_file_of_another_user_can_be_locked(tmp_path):
         root = owner_store.Folder(folder)
         assert root.lock()
         assert lock_as_nobody() is None
-        # Simulate that root's process is killed: its files remain.
+        # Simulate a kill of root's process, which leaves its files behind.
         owner_store._LOCK_FILES.discard(root._file)
         os.close(root._file)
         assert lock_as_nobody()

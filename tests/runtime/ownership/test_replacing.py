@@ -1,4 +1,4 @@
-"""Files that cannot be renamed over are overwritten or rejected early."""
+"""Files that a rename cannot replace are overwritten or rejected early."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from mixer_jax.runtime.errors import UserError
 
 @contextlib.contextmanager
 def mounted(source, target, *options):
-    """Mounts a file over another one within a block."""
+    """Mounts a file over another for the duration of a block."""
     target.touch()
     commands = [["mount", "--bind", source, target]]
     if options:
@@ -70,9 +70,9 @@ def test_protected_file_is_rejected(flag, tmp_path):
     files.check(path, "It")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="Only root has other users.")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change users")
 def test_file_of_another_user_in_a_sticky_folder_is_rejected():
-    # Other users may not search pytest's own folders.
+    # Other users have no access to pytest's temporary folders.
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         folder.chmod(0o1777)

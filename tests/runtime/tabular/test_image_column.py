@@ -117,7 +117,7 @@ def test_other_tables_refuse_images(tmp_path):
 def test_batches_of_large_images_have_few_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(image_column, "_BATCH", 10_000)
     rng = np.random.default_rng(0)
-    same = [b"\0" + rng.bytes(999)] * 100  # A dictionary stores it once.
+    same = [b"\0" + rng.bytes(999)] * 100  # Dictionary encoding stores it once.
     for cells in (same, [b"\0" + rng.bytes(999) for _ in range(100)]):
         path = write(tmp_path / "t.parquet", cells)
         batches = list(tables.batches(path, LAYOUT))

@@ -57,7 +57,7 @@ def test_threads_share_the_cursors(tmp_path, monkeypatch):
 
 
 def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
-    """Not even if it has a single row group."""
+    """Files with a single row group are also read in parts."""
     monkeypatch.setattr(image_reader, "_BATCH", 50_000)
     names = write(tmp_path / "t.parquet", draw(2000))
     pools = pa.default_memory_pool()

@@ -128,7 +128,7 @@ def test_found_positions_equal_those_of_a_dictionary(
 
 
 def test_sorted_files_are_compared_without_python_lists(tmp_path, monkeypatch):
-    """Sorted lists are only read in parts."""
+    """Sorted lists are read in chunks."""
     monkeypatch.setattr(strings, "_CHUNK", 10)
     names = [f"{i:05}" for i in range(1000)]
     strings.write(tmp_path / "a", names)

@@ -219,7 +219,7 @@ def test_unclosed_quote_is_reported_with_its_own_line(tmp_path):
 
 
 def parts(path):
-    """Writes a table in three parts, as Spark does, one of them a link."""
+    """Writes a table in three parts, as Spark does; one part is a link."""
     path.mkdir()
     for number, rows in enumerate(([1, 2], [3], [4, 5])):
         part = pa.table({"id": rows, "a": [b"\xc3\xa9"] * len(rows), "x": rows})
@@ -266,7 +266,7 @@ def test_incomplete_or_invalid_folder_is_rejected(tmp_path):
     (tmp_path / "none.parquet").mkdir()
     with pytest.raises(UserError, match="without Parquet or CSV files"):
         tables.read(tmp_path / "none.parquet", layout)
-    # The format of a folder is that of its parts, whatever its own suffix.
+    # A folder has the format of its parts, regardless of its own suffix.
     path.rename(tmp_path / "t.csv")
     assert len(tables.read(tmp_path / "t.csv", layout)) == 5
 
@@ -426,7 +426,7 @@ def test_folder_whose_name_is_not_utf8_is_read(tmp_path, name):
     try:
         folder.mkdir()
     except OSError:
-        pytest.skip("This file system only allows UTF-8 names.")
+        pytest.skip("This file system allows only UTF-8 names.")
     path = folder / name
     part = path if path.suffix else path / "part-0.parquet"
     tables.write(pd.DataFrame({"a": ["x", "y"]}), part)

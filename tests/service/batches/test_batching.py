@@ -6,7 +6,7 @@ from mixer_jax.service.batches.batching import Batcher, FullError
 
 
 class Gate:
-    """A function that records its batches, and waits until it is opened."""
+    """A function that records its batches and blocks until opened."""
 
     def __init__(self):
         self.batches, self.entered = [], threading.Semaphore(0)

@@ -18,7 +18,7 @@ from tests.service.conftest import opener as opening_with
 
 
 def rebuild(folder, model, fingerprint=None):
-    """Replaces an index by one with a single item."""
+    """Replaces an index with a single-item one."""
     properties = opening.describe(
         model.dim, fingerprint or model.fingerprint, "f32", 0, {}
     )
@@ -77,7 +77,7 @@ def test_a_closed_index_cannot_be_used(place, color_net):
     with made.use() as generation:
         made.close()
         assert len(generation.index) == 12
-        # Requests that have begun may read until the last one ends.
+        # The index stays usable until its last request ends.
         with made.use():
             pass
     with pytest.raises(ClosedError, match="closed"), made.use():

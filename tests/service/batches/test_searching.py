@@ -78,7 +78,7 @@ def test_each_query_of_a_batch_gets_its_own_answer(shared):
     assert "red" not in categories[2]
     assert isinstance(answers[3], UserError)
     np.testing.assert_allclose(answers[4], [0, 0, 1], atol=1e-6)
-    # The first job alone; then those with equal options together.
+    # The first job runs alone; later jobs with equal options share a batch.
     assert sorted(sizes) == [1, 1, 1, 2]
 
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from mixer_jax.service import server
 from mixer_jax.service.http import connections
 
-LARGE = 30_000_000  # more bytes than sockets buffer
+LARGE = 30_000_000  # more bytes than the socket buffers hold
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -102,7 +102,7 @@ def test_a_connection_whose_response_is_not_read_is_closed(
     ):
         client.sendall(GET.replace(b"/", b"/large", 1))
         client.recv(1)
-        while servers[0].server_state.connections:  # until it is dropped
+        while servers[0].server_state.connections:  # until dropped
             threading.Event().wait(0.05)
         with contextlib.suppress(ConnectionResetError):
             assert len(_read(client)) < LARGE

@@ -1,4 +1,4 @@
-"""Embeddings with the requests and responses of OpenAI's API."""
+"""Embeddings through OpenAI-compatible requests and responses."""
 
 import base64
 import json

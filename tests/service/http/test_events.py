@@ -1,4 +1,4 @@
-"""Clicks that clients report."""
+"""Clicks reported by clients."""
 
 import json
 
@@ -15,7 +15,7 @@ from tests.service.http.test_recording import read, sign
 
 @pytest.fixture
 def recorded(shared, tmp_path):
-    """A client, and the recorder of its events."""
+    """A client and the recorder of its events."""
     folder = tmp_path / "events"
     recorder = Recorder(folder, 90)
     settings = DEFAULTS._replace(recorder=recorder)

@@ -27,7 +27,7 @@ def writer(own):
 
 @pytest.fixture
 def reader(shared):
-    """A client whose requests must not change anything."""
+    """A client of the shared index; tests must not change it."""
     app = server.make_app(shared, SETTINGS)
     with TestClient(app, headers=HEADERS) as client:
         yield client
@@ -44,7 +44,7 @@ def test_an_item_is_written_found_read_and_deleted(writer):
     assert (response.status_code, response.json()) == (200, {"upserted": 1})
     found = first(writer, violet)
     assert (found["id"], found["text"]) == ("new", "")
-    # The next one replaces it.
+    # A second PUT replaces the item.
     form = {"text": "violet paint", "fields": '{"price": 3}'}
     files = {"file": ("a.png", violet)}
     writer.put("/v1/items/new", data=form, files=files)
@@ -108,7 +108,7 @@ def test_thumbnails_are_shown_without_files(color_net, tmp_path):
             for url in (f"/v1/{image}", "/v1/items/a/image"):
                 shown = client.get(url)
                 assert shown.headers["content-type"] == "image/webp"
-            # The vector of a changed item has another number.
+            # The vector of a changed item gets a new number.
             client.put("/v1/items/a", content=draw("blue"))
             assert client.get(f"/v1/{image}").status_code == 200
 
@@ -120,8 +120,8 @@ def test_thumbnails_are_shown_without_files(color_net, tmp_path):
         ({}, "An item has no id"),
         ({"id": ""}, "An item has no id"),
         ({"id": 5}, "An item has no id"),
-        ({"id": "a"}, "neither a picture, a text nor a vector"),
-        ({"id": "a", "text": 5}, "text of item 'a' is not a text"),
+        ({"id": "a"}, "no picture, text, or vector"),
+        ({"id": "a", "text": 5}, "text of item 'a' is not a string"),
         ({"id": "a", "texts": "b"}, "did you mean 'text'"),
         ({"id": "a", "image": "/w=="}, "Item 'a': This is plain text; a PNG"),
         ({"id": "a", "image": "http://a/b"}, "the server does not fetch"),
@@ -157,8 +157,8 @@ def test_bad_items_get_an_error_message(reader, body, message):
 def test_bad_requests_for_one_item_get_an_error_message(reader):
     for method, url, content, status, message in (
         ("PUT", "/v1/items/a", b"%PDF-1.7", 400, "a PDF document"),
-        ("PUT", "/v1/items/a", b"", 400, "neither a picture"),
-        ("PUT", "/v1/items/a", b'{"id": "b"}', 400, "the body another"),
+        ("PUT", "/v1/items/a", b"", 400, "no picture"),
+        ("PUT", "/v1/items/a", b'{"id": "b"}', 400, "the body names another"),
         ("PUT", "/v1/items/", b"", 404, "names no item"),
         ("POST", "/v1/items", draw("red"), 400, "Send JSON"),
         ("PATCH", "/v1/items/a", b"", 405, "does not support this method"),

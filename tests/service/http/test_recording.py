@@ -1,4 +1,4 @@
-"""Recording of searches and clicks, as click events."""
+"""Recording searches and clicks as click events."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from tests.service.conftest import draw
 
 
 def read(folder):
-    """Returns the events of a folder as `aggregate` reads them."""
+    """Returns a folder's events as read by `aggregate`."""
     found = []
     for path in sorted(folder.glob("events-*.jsonl")):
         rows = events.read(str(path), io.BytesIO(path.read_bytes()))
@@ -197,7 +197,7 @@ def test_forged_ids_are_refused(recorder, tmp_path):
         forged = text.replace(part, part[:-1] + digit)
         assert forged != text
         assert recorder.parse(forged) is None
-    # Another process with the same folder accepts it, another folder does not.
+    # Other recorders of this folder accept the ID; those of others reject it.
     for folder, expected in ((tmp_path, search), (tmp_path / "other", None)):
         other = Recorder(folder, 90)
         assert other.parse(text) == expected

@@ -132,7 +132,7 @@ def test_an_item_finds_others_like_it(client):
     found = ids(ask(client, id="red.png", k=1))
     assert found == ["red.jpeg"]
     assert ids(ask(client, id="red.png", k=2, offset=1))[0] != "red.jpeg"
-    # The nearest of the item's own group is another item.
+    # Another item represents the group of the query item.
     grouped = ask(client, id="red.png", k=2, group_by="category")
     assert ids(grouped)[0] == "red.jpeg"
     assert len(ids(grouped)) == 2
@@ -187,7 +187,7 @@ def test_several_queries_get_an_answer_each(client):
     ("body", "message"),
     [
         ({}, "The request is empty"),
-        ({"image": 5}, "image is a number; it must be a text"),
+        ({"image": 5}, "image is a number; it must be a string"),
         ({"image": "/w=="}, "plain text; a PNG, JPEG"),
         ({"image": "?"}, "image is not base64"),
         ({"image": "https://shop/a.png"}, "the server does not fetch"),

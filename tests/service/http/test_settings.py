@@ -1,4 +1,4 @@
-"""The options of a command line."""
+"""Server settings given on the command line."""
 
 import argparse
 

@@ -50,7 +50,7 @@ def test_unchanged_vectors_keep_their_numbers(connection):
 
 def test_vectors_stay_in_the_given_order(connection):
     for given in (
-        [(0, 0, 1), (0, 1)],  # the last one was stored before
+        [(0, 0, 1), (0, 1)],  # the last vector was already stored
         [(0, 1), (0, 0, 1)],
         [(1, 0), (0, 0, 1), (0, 1)],
     ):

@@ -1,4 +1,4 @@
-"""Filters on fields, with a table of items."""
+"""Filters on fields, applied to a table of items."""
 
 import json
 import sqlite3
@@ -92,7 +92,7 @@ def test_items_are_selected(find, where, found):
         ({"brand": None}, "cannot be compared with None"),
         ({"brand": "acme\0"}, "null character"),
         ({"brand": ["\ud800"]}, "lone surrogate"),
-        ("brand", "where is a str"),
+        ("brand", "where has type str"),
     ],
 )
 def test_invalid_conditions_are_rejected(where, message):

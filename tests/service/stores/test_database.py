@@ -77,7 +77,7 @@ def test_changes_of_other_connections_change_the_state(base, path):
     with base.reading():
         assert base.state == after
         other.set(a=2)
-        # A transaction sees one state.
+        # A transaction sees a consistent snapshot.
         assert base.state == after
         assert base.properties()["a"] == 1
     assert base.state != after
@@ -127,7 +127,7 @@ def test_a_closed_file_is_not_written(path):
 
 @pytest.fixture
 def protected(monkeypatch):
-    """Makes all folders read-only, and the file system if it is called."""
+    """Makes all folders read-only; a call makes the file system read-only."""
     access = os.access
     monkeypatch.setattr(
         os, "access", lambda p, mode: mode != os.W_OK and access(p, mode)

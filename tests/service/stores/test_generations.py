@@ -19,7 +19,7 @@ def test_a_draft_is_continued_or_replaced(tmp_path):
     assert names(tmp_path) == [second.name]
     generations.switch(second)
     assert generations.read(tmp_path) == second
-    # The current one is never continued.
+    # The current generation never becomes a draft again.
     third = generations.begin(tmp_path, {"a": 2})
     assert names(tmp_path) == [second.name, third.name]
     assert generations.read(tmp_path) == second

@@ -51,7 +51,7 @@ def test_items_are_replaced_and_deleted(store):
     assert found(store, 1) == ["c", "a"]
     assert (store.count(), store.count_vectors()) == (2, 2)
     assert store.delete([]) == 0
-    # SQLite would end these IDs early.
+    # SQLite would truncate or reject these IDs.
     assert store.delete(["a\0", "a\0b", "\ud800"]) == 0
     assert store.get(["a\0"]) == [None]
     assert store.contents(["a\0"]) == {}
@@ -63,7 +63,7 @@ def test_the_best_vector_of_an_item_counts(store):
     (hits,) = store.search(vector(0, 0, 0, 1).embedding[None], 1)
     assert hits[0].id == "many"
     assert hits[0].score == pytest.approx(199 / (1 + 199**2) ** 0.5)
-    # An upsert replaces all vectors; a vector that it keeps needs no embedding.
+    # An upsert replaces all vectors; those it keeps need no embedding.
     kept = vector(1, 0, 0, 7)._replace(embedding=None)
     store.upsert([Item("many", (kept, vector(0, 0, 1)))])
     assert store.count_vectors() == 5
@@ -112,7 +112,7 @@ def test_an_item_can_be_left_out(store):
     where = {"brand": "acme"}
     assert found(store, 1, without="a", where=where) == ["c"]
     assert found(store, 1, where=where) == ["a", "c"]
-    # Otherwise, it would represent its group.
+    # If included, "a" would represent its group.
     assert found(store, 1, without="a", group_by="brand") == ["b", "c"]
 
 

@@ -34,7 +34,7 @@ def given(tmp_path_factory):
 
 
 def best(scores, keys):
-    """Returns the keys in the order of their best scores."""
+    """Returns the keys ordered by their best scores."""
     order = np.argsort(-scores, kind="stable")
     _, first = np.unique(keys[order], return_index=True)
     return keys[order][np.sort(first)]

@@ -66,7 +66,7 @@ def train(tmp_path):
 
 @pytest.fixture
 def train_with_interruption(train):
-    """Trains a stage, but kills it after a save at step 3 and resumes it."""
+    """Trains a stage that is killed after saving step 3 and then resumed."""
     save = checkpoints.Checkpoints.save
 
     def die(self, step, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Stored arrays are intact or recomputed, never used damaged."""
+"""Damaged arrays are recomputed, never used."""
 
 import json
 import shutil

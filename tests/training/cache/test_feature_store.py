@@ -66,7 +66,7 @@ def test_training_batches_match_those_of_the_samples(stage):
 
 def test_only_missing_features_are_computed(stage, tmp_path, monkeypatch):
     _, variables, make = stage
-    monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
+    monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images or a text
     first = make()
     rows = np.arange(48)
     whole = first.batch(rows, table.DOCUMENT)
@@ -106,7 +106,7 @@ def test_only_missing_features_are_computed(stage, tmp_path, monkeypatch):
 
 def test_damaged_features_are_recomputed(stage, tmp_path, monkeypatch):
     _, _, make = stage
-    monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images, a text
+    monkeypatch.setattr(array_files, "BLOCK", 8 * 32)  # 8 images or a text
     rows = np.arange(48)
     whole = make().batch(rows, table.DOCUMENT)
     for name, row in (("patches", 20), ("vectors", 3)):
@@ -143,7 +143,7 @@ def test_features_do_not_depend_on_the_number_of_devices(stage, tmp_path):
         for role in (table.QUERY, table.DOCUMENT):
             assert one[role].keys() == other[role].keys()
             for name, values in one[role].items():
-                if values.dtype == jnp.bfloat16:  # one rounding of 8 bits
+                if values.dtype == jnp.bfloat16:  # one bf16 rounding
                     np.testing.assert_allclose(
                         np.float32(values),
                         np.float32(other[role][name]),

@@ -1,4 +1,4 @@
-"""Behavior of both stores."""
+"""Behavior shared by both stores."""
 
 import shutil
 

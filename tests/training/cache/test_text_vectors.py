@@ -1,4 +1,4 @@
-"""Stored token vectors replace the tokens where the text encoder is frozen."""
+"""Stored token vectors replace the tokens if the text encoder is frozen."""
 
 import contextlib
 import io
@@ -97,7 +97,7 @@ def test_each_text_is_encoded_once(stage, monkeypatch):
     assert "encoding 12 texts once" in output.getvalue()
     make()
     assert len(encoded) == 12
-    # Only the text encoder matters.
+    # Only changes to the text encoder matter.
     params = variables["params"]
     moved = jax.tree.map(lambda x: x + 0.5, params["image_encoder"])
     make(variables | {"params": params | {"image_encoder": moved}})

@@ -1,4 +1,4 @@
-"""Category IDs are memory-mapped, even if they are in a bucket."""
+"""Category IDs are memory-mapped, even those in a bucket."""
 
 import pytest
 
@@ -79,6 +79,6 @@ def test_cached_copy_is_used_only_if_it_is_the_same(bucket, monkeypatch, left):
     else:
         local.unlink()
     assert list(category_files.read(folder, HASH)) == IDS
-    # The same copy is not downloaded again.
+    # The local copy is not downloaded again.
     (folder / category_files.FILE).unlink()
     assert list(category_files.read(folder, HASH)) == IDS

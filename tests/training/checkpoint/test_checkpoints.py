@@ -38,7 +38,7 @@ COUNT, DIM = 10, 4
 
 
 def make_state(num_devices, dim=DIM, step=3):
-    """A state of ten categories; row i of the proxies is i + 1, padding 0."""
+    """A state of ten categories; proxy row i is i + 1, and padding is 0."""
     mesh = mesh_lib.make_mesh(jax.devices()[:num_devices])
     rows = mesh_lib.padded_rows(COUNT, mesh)
     proxies = np.arange(1.0, rows + 1, dtype=np.float32)[:, None]
@@ -82,7 +82,7 @@ def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     monkeypatch.setattr(row_files, "CHUNK", 2**12)
     monkeypatch.setattr(row_files, "SMALLEST", 1)
     state, mesh = make_state(1, dim=1024)
-    # Noise, because compressible chunks are stored in the index itself.
+    # Use noise: compressible chunks would be stored in the index itself.
     noise = jax.random.normal(jax.random.key(0), state.proxies.shape)
     state = state.replace(proxies=jax.device_put(noise, mesh_lib.rows(mesh)))
     save(f"{bucket}/run", state)
@@ -90,7 +90,7 @@ def test_bucket_objects_have_the_target_size(bucket, cloud, monkeypatch, size):
     np.testing.assert_array_equal(found.proxies, state.proxies)
     objects = cloud.buckets[bucket.removeprefix("gs://")]
     data = [name for name in objects if "/3/proxies/ocdbt" in name]
-    # Ten rows with a chunk each, and the indexes.
+    # Ten single-row chunks, and the indexes.
     assert len(data) >= 12 if size == 1 else len(data) < 6
 
 
@@ -140,9 +140,9 @@ def test_average_is_used_for_inference_and_both_are_restored(tmp_path):
 
 @contextlib.contextmanager
 def folder_named(name):
-    """A new folder of any name that the file system allows."""
+    """A new folder with any name allowed by the file system."""
     with tempfile.TemporaryDirectory() as root:
-        # Folders that the name could match if it were taken as a pattern.
+        # Folders that the name could match if treated as a pattern.
         for other in ("1", "a", "b1", "x"):
             (pathlib.Path(root) / other).mkdir()
         yield pathlib.Path(root) / name
@@ -206,7 +206,7 @@ def test_errors_name_the_folder_as_given(tmp_path):
 
 @pytest.fixture
 def lost_files(monkeypatch):
-    """Orbax merges no files, as if it found none."""
+    """Makes Orbax merge no files, as if it had found none."""
 
     async def merge(*_, **__):
         pass
@@ -304,7 +304,7 @@ def test_error_names_the_damaged_checkpoint(tmp_path):
 
 
 def largest(folder):
-    """Returns the largest file of the proxies."""
+    """Returns the largest proxy file."""
     files = (path for path in (folder / "proxies").rglob("*") if path.is_file())
     return max(files, key=lambda path: path.stat().st_size)
 
@@ -382,7 +382,7 @@ def truncate_index(folder):
     "damage", [empty_metadata, remove_metadata, truncate_index, truncate]
 )
 def test_libraries_log_nothing_about_damage(tmp_path, damage, capfd, caplog):
-    """The run was killed before it wrote the checksums."""
+    """The run was killed before writing the checksums."""
     state, mesh = make_state(2)
     with checkpoints_lib.Checkpoints(tmp_path, keep=3) as saved:
         for step in (3, 6):
@@ -400,7 +400,7 @@ def test_no_intact_checkpoint_raises_an_error(tmp_path):
     save(tmp_path, state)
     flip_bit(tmp_path / workdir.CHECKPOINTS / "3")
     with pytest.raises(
-        UserError, match=r"3 is damaged.*checksum.*no other one. Delete"
+        UserError, match=r"3 is damaged.*checksum.*no other checkpoint. Delete"
     ):
         restore(tmp_path, state, mesh)
     assert (tmp_path / workdir.CHECKPOINTS / "3").is_dir()

@@ -1,4 +1,4 @@
-"""Missing parts of a checkpoint are found."""
+"""Missing parts of a checkpoint are detected."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ ARRAYS = ("model", "training", "proxies")
 
 
 def make_state():
-    """A state whose proxies are too large and random to be in the index."""
+    """A state with proxies too large and random to be stored in the index."""
     mesh = mesh_lib.make_mesh(jax.devices()[:2])
     proxies = jax.random.normal(jax.random.key(0), (10, 1000))
     state = TrainState(

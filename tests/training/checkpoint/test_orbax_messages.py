@@ -9,7 +9,7 @@ from mixer_jax.training.checkpoint import orbax_messages
 
 @pytest.fixture(autouse=True)
 def hidden(monkeypatch):
-    """Restores the hook afterwards; the filters of the module stay."""
+    """Hides messages; the hook is restored afterwards, but the filters stay."""
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
     orbax_messages.hide()

@@ -136,8 +136,8 @@ def test_damaged_checkpoint_raises_an_error(save_run, proxies, lost):
     ("other", "remedy"),
     [
         ("2", "Delete that folder to use the previous checkpoint"),
-        ("2.orbax-checkpoint-tmp", "no other one. Delete .* from scratch"),
-        ("", "no other one. Delete that folder to train from scratch"),
+        ("2.orbax-checkpoint-tmp", "no other checkpoint. Delete .* scratch"),
+        ("", "no other checkpoint. Delete that folder to train from scratch"),
     ],
 )
 def test_remedy_depends_on_other_checkpoints(tmp_path, other, remedy):

@@ -27,7 +27,7 @@ def rows():
 
 @pytest.fixture
 def store(rows):
-    """Saved rows with chunks of 4 rows and 3 rows of padding."""
+    """Saved rows in chunks of 4, with 3 rows of padding."""
     metadata = {"shape": [64, DIM], "chunks": [4, DIM], "dtype": "<f4"}
     store = tensorstore.open(
         {"driver": "zarr", "kvstore": "memory://", "metadata": metadata},
@@ -102,7 +102,7 @@ def test_only_blocks_are_in_memory(mesh, rows, store, monkeypatch):
     source = np.arange(COUNT, dtype=np.int32)
     row_loading.copy(make(mesh, COUNT), store, source)
     assert set(sizes) == {4}
-    # Each chunk is read by the devices that own its rows, and by no other.
+    # Each chunk is read only by the devices that own its rows.
     assert len(sizes) <= 64 // 4 + mesh.size
 
 

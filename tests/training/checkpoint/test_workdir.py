@@ -79,7 +79,7 @@ def test_run_without_a_checkpoint_may_change(tmp_path):
 
 @pytest.mark.parametrize("refuses", ["make_folder", "write"])
 def test_read_only_folder_raises_an_error(tmp_path, monkeypatch, refuses):
-    """Fails for a new folder and for one with an earlier run."""
+    """The folder may be new or contain an earlier run."""
 
     def refuse(path, *_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
@@ -185,6 +185,6 @@ def test_new_run_does_not_overwrite_files_of_other_programs(
         UserError, match=f"{name} does not belong to a training run.*--workdir"
     ):
         workdir.check_config(tmp_path, config_lib.defaults())
-    # Files of a run that was stopped before its first checkpoint are replaced.
+    # Files of a run stopped before its first checkpoint are replaced.
     workdir.prepare(tmp_path, config_lib.defaults(), ["a", "b"])
     workdir.check_config(tmp_path, config_lib.defaults())

@@ -20,20 +20,20 @@ def get_config(arg=""):
     config.name = arg or "plain"
     return config
 """
-# Any name that a file may have: no slash, no NUL, not only dots.
+# Any valid file name: no slash, no NUL, not only dots.
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=("Cs",)),
     min_size=1,
     max_size=40,
 ).filter(lambda name: name.strip(".") and len(name.encode()) < 200)
-# Values that look like flags.
+# Any value, including those that look like flags.
 VALUES = NAMES | st.sampled_from(
     ["--config.steps=3", "--config", "-x", "a = 'b c'", "--", "x --workdir=y"]
 )
 
 
 def parse(*given):
-    """Returns the flags that arguments set, and the positional arguments."""
+    """Returns the flags set by the arguments, and positional arguments."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
@@ -209,7 +209,7 @@ def test_wrong_arguments_raise_an_error(file, folder, given, expected):
         ("raise SystemExit", "", "line 1 cannot be read: SystemExit"),
         ("def get_config(): return 1 / 0", "", "ZeroDivisionError"),
         ("CONFIG = 1", "", "has no function get_config"),
-        ("def get_config(): pass", "", "returns a NoneType"),
+        ("def get_config(): pass", "", "but returned NoneType"),
         ("def get_config(): pass", ":big", "takes no argument"),
         ("def get_config(arg): pass", "", "needs an argument"),
         ("def get_config(a, b): pass", "", "at most one argument"),

@@ -1,4 +1,4 @@
-"""Paths are resolved after a run and its data were moved."""
+"""Paths are resolved after a run and its data have moved."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from mixer_jax.training.config import places
 
 @pytest.fixture
 def moved(color_run, colors, tmp_path, monkeypatch):
-    """The run and its data, both moved; its paths were relative."""
+    """A run with relative paths, moved together with its data."""
     root, _ = colors
     monkeypatch.chdir(tmp_path)
     for stage in ("stage1", "stage2"):
@@ -87,7 +87,7 @@ def test_missing_data_error_names_the_option(moved, tmp_path, capsys):
 
 
 def test_same_file_name_in_the_current_folder_is_ignored(moved):
-    """The recorded path counts, not a file in the current folder."""
+    """The recorded path is used, not a file in the current folder."""
     (moved.parent / "elsewhere" / "data").mkdir()
     (moved.parent / "elsewhere" / "data" / "colors.csv").write_text("other")
     config = workdir.read_config(moved / "run" / "stage1")
@@ -141,7 +141,7 @@ def test_repeated_command_finds_moved_paths(tmp_path, monkeypatch):
     given.model.image.name = "resnet50"
     workdir.restore_paths("new/run", given)
     assert given.data.table == str(tmp_path / "new/data/t.csv")
-    # The weights are in the checkpoint, the architecture is in the config.
+    # The weights are in the checkpoint and the architecture in the config.
     assert given.model.image.name == "described"
     factory.resolve(given)
     # Other missing paths are left unchanged.
@@ -201,7 +201,7 @@ def test_finished_run_records_the_moved_table(
     table = workdir.read_config(folder).data.table
     assert os.path.samefile(table, tmp_path / "new" / "colors.csv")
     assert evaluate.main([f"--workdir={folder}"]) == 0
-    # The command from before the move still works.
+    # The command used before the move still works.
     config.data.table = str(root / "colors.csv")
     workdir.restore_paths(folder, config)
     assert os.path.samefile(config.data.table, table)

@@ -5,7 +5,7 @@ from mixer_jax.training.watch.clock import CHECKPOINT, INPUT, STEP, Clock
 
 
 class Time:
-    """A clock that is advanced by hand."""
+    """A manually advanced clock."""
 
     def __init__(self):
         self.now = 100.0
@@ -37,7 +37,7 @@ def test_split_assigns_all_time_to_phases(clock, time):
         "goodput": 0.5,
     }
     time.now += 10
-    # Shares cover the time since the last call, goodput the whole time.
+    # Shares cover the time since the last call; goodput covers all time.
     assert clock.split() == {"time_step": 1.0, "goodput": 0.75}
 
 

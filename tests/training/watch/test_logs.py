@@ -47,7 +47,7 @@ def test_graph_share_counts_from_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)
     console = rich.console.Console(file=io.StringIO())
     with logs.Logs(tmp_path, "stage1", 0, 10, 8, console) as log:
-        log.graph(0, 50.0)  # before the first step: does not count
+        log.graph(0, 50.0)  # not counted: before the first step
         log.step(1, {"loss": 1.0})
         log.graph(1, 3.0)
         now = 110.0

@@ -16,7 +16,7 @@ def limits(**changes):
 
 
 def proxies(rows=64, dim=16):
-    """Rows beyond 60 are padding."""
+    """Returns random proxies; rows from 60 on are padding."""
     made = jax.random.normal(jax.random.key(0), (rows, dim))
     return made.at[60:].set(0.0)
 

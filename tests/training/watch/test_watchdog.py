@@ -54,11 +54,11 @@ def test_zero_limit_starts_no_thread():
 @pytest.mark.parametrize(
     ("places", "culprit"),
     [
-        # A process that is a step behind blocks the others.
+        # A process one step behind blocks the others.
         ({0: (8, STEP, 61), 1: (7, INPUT, 62), 2: (8, STEP, 61)}, 1),
-        # At the same step, it is the one in another phase.
+        # At the same step, a process in another phase blocks the others.
         ({0: (8, STEP, 61), 1: (8, STEP, 61), 2: (8, "graph", 61)}, 2),
-        # In the same step and phase, it is the one there for longest.
+        # In the same step and phase, the process there longest blocks them.
         ({0: (8, STEP, 61), 1: (8, STEP, 75), 2: (8, STEP, 61)}, 1),
     ],
 )
