@@ -1,9 +1,8 @@
 """Pictures that a service must refuse or survive, drawn from a seed.
 
-Most are valid files of all formats and pixel kinds, with a random defect: cut
-off, with wrong bytes, another format's start, a size that the file does not
-have, or data after the end. Others are bombs, which are small files that claim
-or unpack to a lot of memory.
+Most are valid files of all formats and pixel kinds, with a random defect:
+truncation, changed bytes, another format's signature, a false size, or trailing
+data. Others are bombs: small files that claim a lot of memory or unpack to it.
 """
 
 import io
@@ -22,7 +21,7 @@ _BOMB = 14_000  # pixels per side
 
 
 def draw(rng: random.Random) -> bytes:
-    """Returns a picture, with a defect in four of five cases."""
+    """Returns a picture, which is defective in four out of five cases."""
     if rng.random() < 0.05:
         return rng.choice(_BOMBS)(rng)
     content = rng.choice(_KINDS)(rng)
@@ -103,7 +102,7 @@ def _disguised(content: bytes, rng: random.Random) -> bytes:
 
 
 def _resized(content: bytes, rng: random.Random) -> bytes:
-    """Claims another size, where the format has it at a known place."""
+    """Writes another size at the offset where the format stores it."""
     side = rng.choice([0, 1, 8_000, 65_535, 2**31 - 1, 2**32 - 1])
     if content.startswith(_STARTS[0]):
         return content[:16] + struct.pack(">II", side, side) + content[24:]
@@ -124,7 +123,7 @@ def _followed(content: bytes, rng: random.Random) -> bytes:
 
 
 def one_color(side: int) -> bytes:
-    """Returns a PNG of one color and few bytes, side x side pixels."""
+    """Returns a small PNG file of side x side pixels in one color."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     packer, row = zlib.compressobj(9), bytes(1 + 3 * side)
     data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
@@ -144,7 +143,7 @@ def _many_pixels(rng: random.Random) -> bytes:
 
 
 def _long_text(rng: random.Random) -> bytes:
-    """A PNG with texts, or a color profile, that unpack to 200 MB."""
+    """Returns a PNG whose texts or color profiles unpack to 200 MB."""
     packed = zlib.compress(bytes(20_000_000), 9)
     text = PngImagePlugin.PngInfo()
     kind = rng.choice([b"zTXt", b"iCCP"])
@@ -154,7 +153,7 @@ def _long_text(rng: random.Random) -> bytes:
 
 
 def _many_parts(rng: random.Random) -> bytes:
-    """A PNG or a JPEG with 100,000 empty parts."""
+    """Returns a PNG or a JPEG with 100,000 empty comments."""
     if rng.random() < 0.5:
         plain = _save(Image.new("RGB", (4, 4)), "png")
         return plain[:33] + _chunk(b"tEXt", b"a\0") * 100_000 + plain[33:]

@@ -3,17 +3,18 @@
     python -m benchmarks.bad_requests --requests=8000 [--schema=12000] \
         [--json=bad_requests.json]
 
-`--requests` counts requests with pictures that are damaged, disguised, rotated,
-animated or bombs (see `bad_pictures`), in bodies, forms and JSON with bad
-parameters. `--schema` is about the number of requests that schemathesis, a tool
-of its own, draws from the service's OpenAPI document; it has to be installed,
-for example with `pip install --target=FOLDER schemathesis` and FOLDER in
-PYTHONPATH. The service runs in this process. It has an index of a few items, a
-key for writing, and a model that embeds a picture as its mean color.
+`--requests` is the number of requests with damaged, disguised, rotated or
+animated pictures or bombs (see `bad_pictures`), in bodies, forms and JSON with
+bad parameters. `--schema` is the approximate number of requests that
+schemathesis, a separate tool, generates from the service's OpenAPI document; it
+must be installed, for example with `pip install --target=FOLDER schemathesis`
+and FOLDER in PYTHONPATH. The service runs in this process. It has an index of a
+few items, a key for writing, and a model that embeds a picture as its mean
+color.
 
-Each row counts the answers with one status. Another status of 500 or more than
-503 is a fault, and so is a request without an answer; the exit code is 1 then,
-and `--faults` is the folder that gets the requests.
+Each row counts the answers with one status. A status of 500 or more, except
+503, is a fault, as is a request without an answer; the exit code is then 1, and
+the failed requests are written to the folder `--faults`.
 """
 
 import argparse
@@ -52,7 +53,7 @@ from mixer_jax.training.config import defaults
 KEY = "a key for writing"
 ITEMS = 100
 THREADS = 4
-_OPERATIONS = 12  # of the OpenAPI document, about
+_OPERATIONS = 12  # approximate number in the OpenAPI document
 _TYPES = ("image/png", "image/jpeg", "", "application/json", "text/plain")
 _VALUES = (-1, 0, 1, 5, 1001, 10**30, 0.5, None, True, "", "x", "1e999", [], {})
 _LISTS = ([1, 2], [0, 0, 5, 5], [5, 5, 1, 1], [0, 0, 10**9, 10**9], [1] * 999)
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measure(
     requests: int, schema: int, seed: int = 0
 ) -> tuple[list[Row], list[Any]]:
-    """Returns the rows, and the requests that failed with their answers."""
+    """Returns the rows, and the failed requests with their answers."""
     with tempfile.TemporaryDirectory() as name:
         folder, model = pathlib.Path(name), make_model()
         serve.fill(folder / "index", model, ITEMS)
@@ -130,7 +131,7 @@ class MeanColor(nn.Module):
 
 
 def make_model() -> Model:
-    """Returns a model that compiles in no time."""
+    """Returns a model that compiles quickly."""
     config = defaults.defaults()
     config.data.image_size = config.data.text_length = 64
     config.model.dim = 3
@@ -146,7 +147,7 @@ def _measure(
         before = statuses(address)
         run_schemathesis(address, schema, seed)
         rows += _rows("schema", statuses(address) - before)
-    # Whatever was sent, the next search is answered.
+    # The next search must still be answered.
     picture = bad_pictures.one_color(64)
     last = Request("POST", "/v1/search", picture, {})
     rows += _rows("afterwards", send(address, [last])[0])
@@ -196,7 +197,7 @@ def _form(picture: bytes, rng: random.Random) -> Request:
 
 
 def _json(picture: bytes, rng: random.Random) -> Request:
-    """Returns a search, or new items, or a request for embeddings."""
+    """Returns a request for a search, new items or embeddings."""
     text = base64.b64encode(picture).decode()
     body = {"image": rng.choice([text, f"data:image/png;base64,{text}"])}
     for name in rng.sample(_NAMES, rng.randrange(3)):
@@ -239,7 +240,7 @@ _MAKERS = (_body, _body, _form, _json)
 def send(
     address: tuple[str, int], requests: Iterable[Request]
 ) -> tuple[collections.Counter, list[Any]]:
-    """Returns the number of answers by status, 0 for none, and the faults."""
+    """Returns the number of answers by status (0 for none), and the faults."""
     counts: collections.Counter = collections.Counter()
     faults = []
 
@@ -250,7 +251,7 @@ def send(
             faults.append((request, status, answer))
 
     with ThreadPoolExecutor(THREADS) as pool:
-        # Requests are drawn while others are sent, but not all at once.
+        # Draw requests while others are sent, to hold only a few in memory.
         for _ in _bounded(pool, count, requests):
             pass
     return counts, faults

@@ -189,13 +189,13 @@ def _write(
 
 
 def _search(store: Store, log: pathlib.Path) -> None:
-    """Searches until the store is closed, and logs what was wrong."""
+    """Searches until the store is closed, and logs wrong hits."""
     notes = os.open(_searches(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     rng = np.random.default_rng(len(os.fspath(log)))
     with contextlib.suppress(UserError):
         while True:
             os.write(notes, b"s" + b"w" * _wrong_hits(store, rng))
-            # Searches take turns with writes, which the kills should hit.
+            # Pause: searches delay the writes, which the kills should hit.
             time.sleep(rng.uniform(0, 10 * _DELAY))
 
 
@@ -218,13 +218,13 @@ def _wait_until(
     reader: Store | None,
     count: Count,
 ) -> Count:
-    """Waits until `moment` operations in total are acknowledged.
+    """Waits until a total of `moment` operations are acknowledged.
 
     Args:
       moment: the number of operations.
       log: the file that the writer logs to.
       writer: the process.
-      reader: searches meanwhile; None if the writer does.
+      reader: the store to search meanwhile; None if the writer searches.
       count: the results so far.
     """
     rng = np.random.default_rng(moment)
@@ -243,7 +243,7 @@ def _wait_until(
 
 
 def _wrong_hits(store: Store, rng: np.random.Generator) -> int:
-    """Returns the number of hits of a search that mix operations."""
+    """Returns how many hits of a search mix the data of operations."""
     query = rng.standard_normal((1, DIM)).astype(np.float32)
     (hits,) = store.search(query, 20)
     return sum(not _is_right(normalize(query)[0], hit) for hit in hits)

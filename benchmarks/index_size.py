@@ -3,12 +3,12 @@
     python -m benchmarks.index_size --items=100000,1000000 --storage=f32,int8
 
 An item has one random embedding, an ID and a text of 40 letters. Each row is
-one index, searched in a process of its own:
+one index, searched in its own process:
 
     disk_bytes   bytes per item in the index's folder
     load_s       CPU seconds until the first search has been answered
     memory_bytes bytes per item of the process's peak memory while it loads and
-                 searches, beyond that for an index of one item; without the
+                 searches, beyond that for an index of one item, and without
                  pages of the index's file, which the system can drop
     query_ms     CPU time of a search for one embedding, k = 12
     batch_ms     the same per query, for eight queries at once, as in the
@@ -141,7 +141,7 @@ def search(folder: pathlib.Path, dim: int) -> Row:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[list[int]]:
-    """Yields a list to which this process's anonymous memory is appended."""
+    """Yields a growing list of readings of this process's anonymous memory."""
     sizes, ended = [_anonymous()], threading.Event()
 
     def watch() -> None:

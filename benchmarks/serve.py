@@ -57,8 +57,8 @@ THREADS = 2  # decoding threads without the server
 PICTURES, SIDE = 64, 640
 K = 12
 MINUTE = 60.0  # seconds
-MAX_GROWTH = 0.05  # of the memory
-_SHOWN = ("_s", "_ms", "_mb")  # ends of the names of shown values
+MAX_GROWTH = 0.05  # relative to the initial memory
+_SHOWN = ("_s", "_ms", "_mb")  # suffixes of the values shown
 Row = dict[str, Any]
 
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     printing.show(table(rows), rows, 100, given.json)
     grown = growth(rows)
     if given.minutes:
-        print(f"Memory grew by {100 * grown:.1f}% over the minutes.")
+        print(f"Memory grew by {100 * grown:.1f}% during the steady load.")
     return int(grown > MAX_GROWTH)
 
 
@@ -252,9 +252,9 @@ def resident() -> float:
 
 
 def growth(rows: Sequence[Row]) -> float:
-    """Returns how much the memory grew, as a share of that at the beginning.
+    """Returns the growth of the memory, relative to its initial size.
 
-    Compares the mean over the last tenth of the minutes with the first tenth.
+    Compares the means over the first and the last tenth of the minutes.
     """
     sizes = [row["resident_mb"] for row in rows if row.get("resident_mb")]
     tenth = -(-len(sizes) // 10)
@@ -275,7 +275,7 @@ def load(
     command += [*map(str, address), str(folder), option]
     command.append(f"--seconds={seconds}")
     cpu = time.process_time()
-    # Errors of the clients are shown.
+    # The clients' errors go to standard error.
     done = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, text=True
     )

@@ -28,7 +28,7 @@ class Client:
         """Stores the address; the first search connects."""
         self._address = host, port
         self._streams = None
-        self._used = 0.0  # when the last answer came
+        self._used = 0.0  # time of the last answer
 
     async def search(self, picture: bytes) -> tuple[int, float]:
         """Returns the status and the seconds of a search."""

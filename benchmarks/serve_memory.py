@@ -2,17 +2,17 @@
 
     python -m benchmarks.serve_memory [--json=serve_memory.json]
 
-The service runs in a process of its own, with the default options, an index of
-a few items, and a model that embeds a picture as its mean color. Each row sends
-at the same time:
+The service runs in its own process, with the default options, an index of a few
+items, and a model that embeds a picture as its mean color. Each row sends at
+the same time:
 
-- 16 PNGs of one color, of few bytes and of 14,000 x 14,000 pixels, which are
-  more than the limit, or of 7,000 x 7,000 pixels, which are just below it;
+- 16 small PNG files in one color, of 14,000 x 14,000 pixels, which exceed the
+  limit, or of 7,000 x 7,000 pixels, which are just below it;
 - a JPEG of 48 megapixels and a PNG of 24 megapixels.
 
 The columns are the statuses of the answers, and the growth of the process's
-peak memory, beside the most that the service may use: its budget for decoding,
-and 16 of the largest uploads.
+peak memory next to the maximum that the service may use: its budget for
+decoding, and 16 of the largest uploads.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from mixer_jax.service.batches.generations import Generations
 from mixer_jax.service.http.settings import DEFAULTS
 
 BOMBS, SIDES = 16, (14_000, 7_000)
-LIMIT = 6_000_000_000  # bytes of the process, to protect this machine
+LIMIT = 6_000_000_000  # maximum bytes of the process, to protect this machine
 _CHILD = "--serve"
 Row = dict[str, Any]
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def budget() -> float:
-    """Returns the MB that requests may use in the service at once."""
+    """Returns the maximum MB that the service may use for requests."""
     pixels = memory.BYTES_PER_PIXEL * DEFAULTS.max_pixels / 1e6
     return pixels + BOMBS * DEFAULTS.max_megabytes
 

@@ -1,12 +1,12 @@
-"""Continues the training of a model on the categories of a day.
+"""Continues training a model, on a day's categories.
 
     python -m mixer_jax.main --config=configs/daily.py:runs/last \
         --config.data.table=mydata/found.csv --workdir=runs/next
 
 `launch/daily.sh` runs it. The model and its settings are those of the last
-stage of the given run. Its proxies are kept for categories that still exist;
-those of new categories start as their mean embeddings. A bundle of a zero-shot
-model cannot be trained, so training begins as in configs/own_data.py.
+stage of the given run. Proxies of categories that still exist are kept; those
+of new categories start as their mean embeddings. A bundle of a zero-shot model
+cannot be trained, so training begins as in configs/own_data.py.
 """
 
 from ml_collections import ConfigDict

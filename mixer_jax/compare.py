@@ -3,10 +3,9 @@
     python -m mixer_jax.compare --current=runs/old --workdir=runs/new \
         --table=mydata/found.csv --out=comparison.json [--tolerance=0.01]
 
-The verdict is "worse" if the MAP of the new model, that in --workdir, is
-significantly lower: if the 95% confidence interval of the difference lies below
-minus the tolerance. The table needs a split test, as `categorize --hold-out`
-writes it.
+The verdict is "worse" if the MAP of the new model (--workdir) is significantly
+lower: if the 95% confidence interval of the difference lies below minus the
+tolerance. The table needs a split test, as written by `categorize --hold-out`.
 """
 
 import argparse
@@ -30,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = parsing.for_command("mixer_jax.compare", __doc__)
     add = parser.add_argument
-    add("--current", required=True, help="the model in use, likewise")
+    add("--current", required=True, help="workdir or bundle in use")
     add("--workdir", required=True, help="workdir or bundle of the new model")
     add("--table", required=True, help="sample table with a split test")
     add("--out", required=True, help="JSON file to write")
-    tolerance = "by how much the MAP may decrease (default: 0)"
+    tolerance = "tolerated decrease of the MAP (default: 0)"
     add("--tolerance", type=numbers.share, default=0.0, help=tolerance)
     given = parser.parse_args(arguments)
     return command.run(lambda: _compare(given))

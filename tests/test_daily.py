@@ -190,7 +190,7 @@ def test_a_shop_learns_from_clicks_and_rolls_back(shop, capsys):
         with TestClient(app) as client:
 
             def state():
-                made.refresh()  # the service looks every two seconds
+                made.refresh()  # the service checks every two seconds
                 return client.get("/readyz").json()
 
             served = [state()["fingerprint"]]
@@ -237,7 +237,7 @@ def _check_day(shop, day):
 
 
 def _check_ids(shop, first, second):
-    """Checks that IDs are kept, and that held-out categories stay so."""
+    """Checks that IDs are kept, and that held-out categories stay held out."""
     tables = [
         table.read_table(shop.day(day) / "found.csv").set_index("sample_id")
         for day in (first, second)

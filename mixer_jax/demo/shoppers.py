@@ -3,9 +3,9 @@
     python -m mixer_jax.demo.shoppers --url=http://127.0.0.1:8000 \
         --table=runs/quickstart/data/medium.csv [--searches=300] [--seed=0]
 
-A shopper sends the picture of a query of the table, looks at the result of rank
+A shopper sends a query picture from the table, looks at the result of rank
 r with probability 1 / (1 + r)^bias, and clicks more often on items of the
-query's true category. No person makes these clicks.
+query's true category. No real person is involved.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Shoppers:
 
     Attributes:
       searches: the number of searches.
-      seed: of all random numbers.
+      seed: the seed of all random numbers.
       page: the number of results per search.
       bias: how quickly attention decreases with the rank.
       right: the probability of a click on a seen item of the true category.
@@ -94,7 +94,7 @@ def visit(post: Post, table: str | Path, settings: Shoppers) -> tuple[int, int]:
 def _choose(
     right: np.ndarray, settings: Shoppers, rng: np.random.Generator
 ) -> np.ndarray:
-    """Returns the ranks that are clicked, int `[n]`."""
+    """Returns the ranks of the clicked items, int `[n]`."""
     seen = (1.0 + np.arange(len(right))) ** -settings.bias
     rate = np.where(right, settings.right, settings.wrong)
     return np.flatnonzero(rng.random(len(right)) < seen * rate)

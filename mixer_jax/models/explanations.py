@@ -1,7 +1,7 @@
 """Explains document embeddings: where the fusion looks, and at which words.
 
-The weights are those that the model computes: its modules sow them into the
-collection "intermediates".
+The weights are the model's own: its modules sow them into the collection
+"intermediates".
 """
 
 import functools
@@ -27,7 +27,8 @@ class Token(NamedTuple):
       start: where its part of the text begins, in characters.
       end: where it ends; equal to `start` for a special token.
       share: c_t . c / (c . c) for the concept vector c = sum_t c_t: the shares
-        of a text add up to 1; those of tokens that pull c back are negative.
+        of a text add up to 1; those of tokens that point away from c are
+        negative.
     """
 
     token: str
@@ -37,14 +38,14 @@ class Token(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What contributes to the embedding of a document.
+    """The contributions to the embedding of a document.
 
     Attributes:
       embedding: the embedding, f32 `[D]`.
       attention: the fusion's attention over the cells of the square picture,
         f32 `[rows, columns]`; None if there is none, see `reason`.
-      cls: the attention to the vector of the whole picture that some encoders
-        put in front of those of its cells; all weights add up to 1.
+      cls: the attention to the vector of the whole picture, which some encoders
+        prepend to those of its cells; all weights add up to 1.
       tokens: the tokens of the text; empty if it has none, or if the model has
         no concept memory.
       reason: why there is no attention, as the end of a sentence; or "".

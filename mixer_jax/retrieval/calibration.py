@@ -3,12 +3,13 @@
 A calibration maps the cosine of a query picture and an answer to the share of
 such answers that are in the query's category. The map is fitted on held-out
 queries, by isotonic regression: it never falls as the cosine rises. Its error
-is measured by cross-validation, on queries that are not used for the fit. The
-nearest answer to a query has a map of its own, because at the same cosine it is
-right more often than the others.
+is measured by cross-validation, on queries not used for the fit. The nearest
+answer to a query has a map of its own, because at the same cosine it is right
+more often than the others.
 
-The share depends on the catalog: the more documents, the more of them are near
-a query by accident. A calibration therefore records the size of its catalog.
+The share depends on the catalog: the more documents there are, the more of them
+are near a query by chance. A calibration therefore records the size of its
+catalog.
 """
 
 import functools
@@ -26,7 +27,7 @@ from mixer_jax.runtime.errors import UserError
 FOLDS = 5  # of the cross-validation
 ANSWERS = 5  # nearest documents per query that are counted
 MIN_QUERIES = 100
-_STEPS = 1000  # cosines are counted in steps of 1 / 1000
+_STEPS = 1000  # resolution: steps of 1 / 1000
 _COSINES = np.arange(-_STEPS, _STEPS + 1) / _STEPS
 _BINS = 10  # of equal width, for the calibration error
 
@@ -36,8 +37,8 @@ class Curve(NamedTuple):
 
     Attributes:
       cosines: K increasing cosines.
-      probabilities: their K probabilities; those in between are interpolated,
-        and those outside are the nearest of the K.
+      probabilities: their K probabilities; values in between are interpolated,
+        and values outside equal the nearest of the K.
     """
 
     cosines: tuple[float, ...]
@@ -57,7 +58,7 @@ class Calibration(NamedTuple):
       queries: the number of queries.
       documents: the mean number of documents that a query was compared with.
       error: the expected calibration error of all answers, from 0 to 1.
-      first_error: that of each query's nearest answer alone.
+      first_error: the same error for the nearest answers alone.
       step: the training step of the model.
     """
 
@@ -74,23 +75,23 @@ class Calibration(NamedTuple):
 
         Args:
           cosines: `[K]`, those of answers to one query, nearest first.
-          offset: the number of nearer answers that were left out.
+          offset: the number of nearer answers left out.
 
         Returns:
           f64 `[K]`.
         """
-        # Where the maps cross, answers would be less likely than later ones.
+        # Where the maps cross, an answer could be less likely than a later one.
         found = np.minimum(self.others(cosines), self.nearest(cosines))
         if not offset and len(found):
             found[0] = self.nearest(cosines[0])
         return found
 
     def dumps(self) -> str:
-        """Returns JSON, which `loads` reads."""
+        """Returns the calibration as JSON, for `loads`."""
         return json.dumps(self._asdict())
 
     def __str__(self) -> str:
-        """Returns a summary for people."""
+        """Returns a human-readable summary."""
         return (
             f"expected calibration error {100 * self.error:.1f}% "
             f"({100 * self.first_error:.1f}% for nearest answers), on "
@@ -101,7 +102,7 @@ class Calibration(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def loads(text: str) -> Calibration:
-    """Returns the calibration that `Calibration.dumps` wrote."""
+    """Returns a calibration written by `Calibration.dumps`."""
     return parse(json.loads(text))
 
 
@@ -140,7 +141,7 @@ class Tally:
     """
 
     def __init__(self):
-        """Starts without answers."""
+        """Creates an empty tally."""
         self.answers = np.zeros((FOLDS, 2, len(_COSINES), 2), np.int64)
         self.queries = 0
         self.documents = 0
@@ -161,7 +162,7 @@ class Tally:
             category are in the same fold, because their answers are alike.
           cosines: `[Q, K]`, nearest first.
           is_right: bool `[Q, K]`, whether answers are in the query's category.
-          documents: the number of documents that were compared.
+          documents: the number of documents compared.
           exists: bool `[Q, K]`, False where there is no answer; default: all.
         """
         fold = np.broadcast_to(categories[:, None] % FOLDS, cosines.shape)
@@ -231,14 +232,14 @@ def fit(tally: Tally, step: int) -> Calibration:
 
 
 def choose(rows: Iterable[Mapping[str, Any]], step: int) -> Calibration | None:
-    """Returns the calibration of a model with the most queries and documents.
+    """Returns a model's calibration with the most queries and documents.
 
     Args:
       rows: the model's rows from `retrieval.evaluate`.
       step: the model's training step; those of other steps are ignored.
 
     Raises:
-      UserError: if one is damaged.
+      UserError: if a calibration is damaged.
     """
     found = [row.get("calibration") for row in rows]
     try:
@@ -264,7 +265,7 @@ def _curve(counts: np.ndarray) -> Curve:
     """Fits a map to counts, int `[C, 2]`.
 
     A right answer is added at the lowest cosine, and a wrong one at the highest
-    one, since no finite number of answers shows that none is right or wrong.
+    one, since no finite sample can show that a probability is 0 or 1.
     """
     if not counts.any():
         return Curve((0.0,), (1.0,))  # there are no other answers
@@ -283,7 +284,7 @@ def _curve(counts: np.ndarray) -> Curve:
 
 
 def _errors(tally: Tally) -> tuple[float, float]:
-    """Returns the expected calibration errors, of all and of nearest answers.
+    """Returns the expected calibration errors of all and of nearest answers.
 
     Each fold is predicted by a fit to the others. Answers are grouped by their
     predicted probability; the error is the mean over all answers of the

@@ -27,7 +27,7 @@ from mixer_jax.runtime.errors import UserError
 
 BETTER, NOT_WORSE, WORSE = "better", "not worse", "worse"
 UNKNOWN = "unknown"  # there are too few held-out categories
-MEASURES = ("map", "identical_at_1")  # the first one decides
+MEASURES = ("map", "identical_at_1")  # the first one decides the verdict
 COUNTED = "counted"
 SPLIT, DISTRACTORS = "test/forward", "train/forward"
 _CONFIDENCE = 0.95
@@ -60,23 +60,23 @@ def compare(
     *,
     tolerance: float = 0.0,
 ) -> dict[str, Any]:
-    """Returns figures about two models, and which one is better.
+    """Returns measures of two models, and which one is better.
 
     Queries of the split test rank its documents together with those of the
-    split train. If the splits have parts, these are their parts forward: the
-    part reverse repeats the same samples.
+    split train. If the splits have parts, only the parts forward are used: the
+    parts reverse repeat the same samples.
 
     Args:
       current: the workdir or bundle of the model in use.
-      new: that of the model that may replace it.
+      new: the workdir or bundle of the model that may replace it.
       path: the sample table, with categories that neither was trained on.
       mesh: the devices for embedding and search.
-      tolerance: by how much the MAP may decrease.
+      tolerance: the tolerated decrease of the MAP.
 
     Returns:
       `verdict` ("better", "not worse", "worse" or "unknown"), `tolerance`, the
       numbers of `queries`, `categories` and `documents`, and the fields of a
-      `Difference` for each of `MEASURES`; null without a held-out query.
+      `Difference` for each of `MEASURES`; None without a held-out query.
 
     Raises:
       UserError: if a model is missing, or the table is invalid.
@@ -107,7 +107,7 @@ def compare(
 
 
 def _nothing(tolerance: float) -> dict[str, Any]:
-    """Returns the figures without a held-out query."""
+    """Returns the result if there is no held-out query."""
     counts = dict.fromkeys(("queries", "categories", "documents"), 0)
     measures = dict.fromkeys(MEASURES)
     return {"verdict": UNKNOWN, "tolerance": tolerance, **counts, **measures}

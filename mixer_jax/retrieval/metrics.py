@@ -243,7 +243,7 @@ def average_precision(
 
     Args:
       positions: see `mean_average_precision`.
-      cut: whether to cut the ranking off at R; see
+      cut: whether to cut off the ranking at R; see
         `mean_average_precision_at_r`.
     """
     count = (positions > 0).sum(axis=1)

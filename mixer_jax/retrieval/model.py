@@ -109,7 +109,7 @@ class Model:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Maps cosines to probabilities, if a bundle with one was loaded."""
+        """Maps cosines to probabilities; None unless a bundle has one."""
         return self._trained.calibration
 
     @property
@@ -232,7 +232,10 @@ class Model:
           UserError: if the model ignores texts, or the picture is unreadable.
         """
         if self.ignores_text:
-            raise UserError(f"It cannot be explained: {self.ignores_text}.")
+            raise UserError(
+                "This model's embeddings cannot be explained: "
+                f"{self.ignores_text}."
+            )
         limits = self.image_size, self.config.data.max_pixels
         pixels = None if image is None else pictures.to_pixels(image, *limits)
         return self._explain(pixels, text, self._tokenizer)

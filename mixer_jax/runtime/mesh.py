@@ -43,7 +43,7 @@ def padded_rows(count: int, mesh: Mesh) -> int:
 
 
 def pad_batch(batch: Any, rows: int) -> Any:
-    """Pads the NumPy arrays `[B, ...]` of a pytree to `rows` rows, with 0."""
+    """Zero-pads the NumPy arrays `[B, ...]` of a pytree to `rows` rows."""
 
     def pad(leaf: np.ndarray) -> np.ndarray:
         widths = [(0, rows - len(leaf))] + [(0, 0)] * (leaf.ndim - 1)

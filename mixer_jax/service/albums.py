@@ -17,7 +17,7 @@ _OUTSIDE = re.compile(rules.OUTSIDE)
 
 
 def open_source(folder: pathlib.Path) -> sources.Source:
-    """Returns a source with an item per picture in a folder.
+    """Returns a source with one item per picture in a folder.
 
     The item's ID is the picture's path in the folder, and its category is the
     subfolder. It has no text.

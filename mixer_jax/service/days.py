@@ -1,4 +1,4 @@
-"""A shop's folder, in which each day trains a model and may switch to it.
+"""A shop's folder, with a model trained each day, which may become current.
 
     SHOP/index            the index; its generation determines the current model
     SHOP/days/2026-01-31  one day:
@@ -38,10 +38,10 @@ from mixer_jax.service.stores import generations
 from mixer_jax.service.stores.local import LocalStore
 from mixer_jax.training.checkpoint import workdir
 
-KEPT = 3  # earlier generations, and so days, to which a shop can return
+KEPT = 3  # earlier generations to which a shop can roll back
 CLICKS = "clicks.parquet"
 COMPARISON, DECISION = "comparison.json", "decision.json"
-_SWITCHED = (compare.BETTER, compare.NOT_WORSE)  # verdicts that switch
+_SWITCHED = (compare.BETTER, compare.NOT_WORSE)  # verdicts for a switch
 _LAYOUT = tables.Layout(recorded.CLICK_COLUMNS)
 
 
@@ -54,7 +54,7 @@ def day_of(shop: str | os.PathLike, day: str) -> pathlib.Path:
     """Returns the folder of a day.
 
     Raises:
-      UserError: if it is not a date such as 2026-01-31.
+      UserError: if `day` is not a date such as 2026-01-31.
     """
     if not _is_date(day):
         raise UserError(f"--day={day} is not a date such as 2026-01-31.")
@@ -122,7 +122,7 @@ def begin(
 def _write(
     folder: pathlib.Path, log: recorded.Recorded, items: pd.DataFrame
 ) -> None:
-    """Writes the tables of a click log; that of the clicks last."""
+    """Writes the tables of a click log, the clicks last."""
     images = [name and f"items/{name}" for name in items["image"]]
     columns = {"item_id": items[sources.ITEM], "image": images}
     rows = pd.DataFrame(columns | {"text": items["text"]})
@@ -140,7 +140,7 @@ def _link(place: pathlib.Path, target: paths.Path | None) -> None:
 
 
 def _days(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the folders of the days before one, latest first."""
+    """Yields the folders of the days before the given one, latest first."""
     if not folder.parent.is_dir():
         return
     for path in sorted(folder.parent.iterdir(), reverse=True):
@@ -149,7 +149,7 @@ def _days(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _last_clicks(folder: pathlib.Path) -> pd.DataFrame | None:
-    """Returns the clicks of the last day that has some."""
+    """Returns the clicks of the last day with any."""
     for other in _days(folder):
         if (other / CLICKS).exists():
             frame = tables.read(other / CLICKS, _LAYOUT)
@@ -158,9 +158,9 @@ def _last_clicks(folder: pathlib.Path) -> pd.DataFrame | None:
 
 
 def _count_new(clicks: pd.DataFrame, before: pd.DataFrame | None) -> int:
-    """Returns the number of clicks since another log.
+    """Returns the number of clicks since an earlier log.
 
-    Logs have no old events, so fewer clicks on a pair count as none.
+    Old events expire, so a pair with fewer clicks than before has no new ones.
     """
     pair = ["query_id", "item_id"]
     new = clicks.set_index(pair)["clicks"]
@@ -188,8 +188,8 @@ def _previous(folder: pathlib.Path, model: paths.Path) -> pathlib.Path | None:
         return table.parent
     raise UserError(
         f"The categories of {model} have IDs such as {identities.name(0)}, and "
-        f"new categories must not have the same, but {table} is missing; put "
-        f"it back, with the {identities.LEDGER} next to it."
+        f"new categories must not reuse them, but {table} is missing; put it "
+        f"back, with the {identities.LEDGER} next to it."
     )
 
 
@@ -223,7 +223,7 @@ def decide(shop: str | os.PathLike, day: str) -> str:
 
 
 def _switch(index: pathlib.Path, folder: pathlib.Path) -> None:
-    """Embeds the items with the model of a day, unless that was done."""
+    """Embeds the items with the model of a day, unless already done."""
     model = runs.find_models(folder / "model")[-1].workdir
     with LocalStore.open(index) as store:
         current = opening.find_model(store)

@@ -1,6 +1,6 @@
 """Explains items: where the model looks in a picture, and at which words.
 
-A thread of its own compiles and runs the program, so that searches do not wait.
+A separate thread compiles and runs the program, so that searches do not wait.
 """
 
 from concurrent.futures import Future
@@ -11,16 +11,17 @@ from mixer_jax.service.batches.batching import Batcher
 from mixer_jax.service.items import Index
 from mixer_jax.service.stores.interface import Item, Vector
 
-WAITING = 8  # items that may wait for their explanation
+WAITING = 8  # maximum number of items waiting
 
 
 class Explained(NamedTuple):
     """An explanation of an item.
 
     Attributes:
-      explanation: what contributes to the embedding.
-      cosine: of this embedding and the stored one; below 1 if the picture or
-        the text has changed since, or if the index does not store the picture.
+      explanation: the contributions to the embedding.
+      cosine: the cosine of this embedding and the stored one; below 1 if the
+        picture or the text has changed since, or if the index does not store
+        the picture.
     """
 
     explanation: Explanation

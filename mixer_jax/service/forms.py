@@ -37,8 +37,8 @@ FORMS = tuple(_FORMS)
 _OPTIONS = {
     "index": {"help": "the folder of the index, or its address in Milvus"},
     "out": {
-        "help": "the folder or the address in Milvus, or for export the "
-        "Parquet file, to write"
+        "help": "folder, or address in Milvus, to write; for export, a Parquet "
+        "file"
     },
     "workdir": {"help": "workdir of the model, or a bundle"},
     "table": {"help": "the sample table"},
@@ -47,8 +47,8 @@ _OPTIONS = {
         "columns sample_id and embedding"
     },
     "split": {
-        "help": "split to index (default: all), or whose queries to calibrate "
-        "with (default: that of the evaluation)"
+        "help": "split to index (default: all), or to calibrate with "
+        "(default: that of the evaluation)"
     },
     "images": {
         "help": "folder of the pictures (default: that of the table); without "

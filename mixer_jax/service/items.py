@@ -295,7 +295,7 @@ class Index:
 
         Args:
           image: its path relative to `images`; "" for none.
-          thumbnail: the small copy of it; b"" for none.
+          thumbnail: its small copy; b"" for none.
         """
         path = self.path_of(image)
         if path is not None and os.path.isfile(references.file_of(path)):

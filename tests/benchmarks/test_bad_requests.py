@@ -16,7 +16,7 @@ def test_bad_requests_are_answered_and_counted(monkeypatch):
     counts = collections.Counter()
     for row in rows:
         counts[row["requests"]] += row["count"]
-    # Without schemathesis, only the request for the counts was new.
+    # Without schemathesis, the request for the counts is the only new one.
     assert counts == {"pictures": 60, "schema": 1, "afterwards": 1}
     assert {row["status"] for row in rows} >= {200, 400}
     assert any("--max-examples=2" in command for command in sent)

@@ -83,7 +83,7 @@ def test_a_failed_step_is_repeated(fresh, step, code):
     assert commands(fresh)[-1] == step
     assert fresh.run(*FIRST).returncode == 0
     after = commands(fresh)
-    # A finished training only says so.
+    # A finished training only reports that it is finished.
     assert after[:2] == ["index add", "main" if step == "compare" else step]
     assert after[-2:] == ["compare", "daily decide"]
 

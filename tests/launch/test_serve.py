@@ -149,7 +149,7 @@ def test_a_replica_has_time_to_start_and_to_drain(render):
     assert wait == "sleep"
     drain = int(seconds) + server._GRACE + tracing._FLUSH
     assert drain + 10 <= _pod(manifests)["terminationGracePeriodSeconds"]
-    # Readiness is lost before the pod accepts no more connections.
+    # The pod becomes unready before it stops accepting connections.
     assert int(seconds) >= container["readinessProbe"]["periodSeconds"]
     start = container["startupProbe"]
     limit = start["periodSeconds"] * start["failureThreshold"]

@@ -33,7 +33,7 @@ def true_probability(cosines):
 
 
 def best_monotone_map(shares, weights):
-    """Returns the best of all maps that are constant on runs and increase."""
+    """Returns the best of all increasing, piecewise constant maps."""
     count, best = len(shares), (np.inf, None)
     for cuts in itertools.product((False, True), repeat=count - 1):
         runs = np.cumsum((0, *cuts))
@@ -109,8 +109,8 @@ def test_the_error_is_measured_on_queries_that_are_not_fitted():
     categories = np.arange(200)
     right = (categories % 5 == 0)[:, None]
     found = calibration.fit(tally(right * 0 + 0.5, right, categories), 0)
-    # Each fit adds two answers. Without the first fold, it predicts 1/162, and
-    # else 41/162, which are in different bins.
+    # Each fit adds two answers. The fit without the first fold predicts 1/162,
+    # and the others 41/162, which are in different bins.
     expected = 0.2 * (1 - 1 / 162) + 0.8 * 41 / 162
     assert found.error == pytest.approx(expected, abs=1e-6)
     assert found.first_error == found.error

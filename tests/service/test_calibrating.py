@@ -45,7 +45,7 @@ def test_an_index_is_calibrated(place, queries, loaded, color_net):
     assert fitted.documents == 12
     assert fitted.step == 4
     assert fitted.error < 0.15
-    # Each query has two right answers; no brown one has any.
+    # Each query has two right answers, except that brown ones have none.
     assert fitted.others(0.5) < 0.2
     high = fitted.nearest(1.0)
     assert 0.6 < high < 0.95

@@ -27,7 +27,7 @@ def shop(color_run, colors, tmp_path):
 
 @pytest.fixture
 def record(tmp_path):
-    """Returns a function that records clicks on items, for a color each."""
+    """Returns a function that records clicks on items, one per query color."""
 
     def record(**clicks):
         recorder = Recorder(tmp_path / "events", 90)

@@ -64,7 +64,7 @@ def test_hits_have_probabilities_if_the_index_is_calibrated(
     for threshold, count in ((0.0, 3), (0.11, 1), (0.69, 1), (0.71, 0)):
         kept = filled.search(vector=red, min_probability=threshold)
         assert len(kept) == count, threshold
-    # Pages have the probabilities of the whole.
+    # Pages have the probabilities of the whole ranking.
     other = curve._replace(probabilities=(0.0, 0.3))
     filled.store.calibrate(known._replace(others=other))
     whole = [hit.probability for hit in filled.search(picture(RED))]

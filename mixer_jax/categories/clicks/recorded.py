@@ -29,12 +29,12 @@ CLICK_COLUMNS = ("query_id", "item_id", "exposures", "clicks")
 
 
 class Recorded(NamedTuple):
-    """What a service has recorded.
+    """The queries and clicks that a service has recorded.
 
     Attributes:
       queries: `QUERY_COLUMNS`; images are relative to the folder.
       clicks: query_id, item_id, exposures and clicks of each pair.
-      left_out: the number of events without effect, by reason.
+      left_out: the number of events left out, by reason.
     """
 
     queries: pd.DataFrame
@@ -48,10 +48,10 @@ def exists(folder: str | os.PathLike) -> bool:
 
 
 def read(folder: str | os.PathLike, item_ids: Collection[str]) -> Recorded:
-    """Counts the events of a folder, while a service may write to it.
+    """Counts the events of a folder, even while a service writes to it.
 
-    An exposure and its click are one exposure. Events of unknown items or of
-    missing pictures are left out, as are incomplete lines.
+    An exposure and its click count as one exposure. Events of unknown items or
+    of missing pictures are left out, as are incomplete lines.
 
     Args:
       folder: the folder that the service writes to.
@@ -83,7 +83,7 @@ def read(folder: str | os.PathLike, item_ids: Collection[str]) -> Recorded:
 def _count(
     folder: pathlib.Path, queries: Collection[str], items: Collection[str]
 ) -> tuple[dict[tuple[str, str], event_counts.Counts], collections.Counter]:
-    """Returns the counts of each pair, and those of events left out."""
+    """Returns the counts per pair, and the numbers of events left out."""
     left_out: collections.Counter = collections.Counter()
     counter = event_counts.Counter(None)
     parts: dict[tuple[str, str], event_counts.Part] = {}

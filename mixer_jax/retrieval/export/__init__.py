@@ -1,1 +1,1 @@
-"""Writers of models in the formats that `mixer_jax.export` offers."""
+"""Writers for the model formats of `mixer_jax.export`."""

@@ -149,7 +149,7 @@ class Service:
 
 
 def busy(error: FullError) -> HTTPException:
-    """Returns the error for a request that there is no room for."""
+    """Returns the error for a request that exceeds the capacity."""
     wait = max(1, math.ceil(error.seconds))
     return HTTPException(
         503,

@@ -1,8 +1,8 @@
 """Renders the search page, with its style sheet and scripts in one response.
 
 A single response works behind a proxy under any prefix, with or without a
-trailing slash, and always fits itself. The content security policy allows no
-other script or style than these, by their digests, and no other host.
+trailing slash, and never mixes versions. The content security policy allows
+only these scripts and styles, by their digests, and no other host.
 """
 
 import base64
@@ -43,7 +43,7 @@ def render(generation: Generation, settings: Settings) -> str:
     """Returns the page.
 
     Args:
-      generation: the index that it searches.
+      generation: the index that the page searches.
       settings: the options of the service.
     """
     store, model = generation.index.store, generation.index.model
@@ -90,7 +90,7 @@ def _parts() -> _Parts:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # Fields keep their order.
+    # The order of the fields is kept.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     page = environment.from_string(_read("page.html"))
     return _Parts(page, style, scripts, _policy(style, scripts))

@@ -1,8 +1,8 @@
-"""Filters: conditions on items' fields, checked, and turned into SQL.
+"""Filters: conditions on items' fields, and their translation to SQL.
 
     {"brand": "acme"}                     equal
     {"brand": ["acme", "zenith"]}         any of these
-    {"price": {"min": 1, "max": 5}}       a range, either end may be missing
+    {"price": {"min": 1, "max": 5}}       a range; either end may be missing
 
 All conditions must hold. An item without the field never matches.
 """

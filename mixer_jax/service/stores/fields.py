@@ -67,7 +67,7 @@ def declare(fields: Mapping[str, str]) -> dict[str, str]:
 def add(
     kinds: Mapping[str, str], known: Mapping[str, str], name: str
 ) -> dict[str, str]:
-    """Returns the known declarations with new ones.
+    """Returns the known declarations, extended by new ones.
 
     Args:
       kinds: the new fields.

@@ -52,7 +52,7 @@ def earlier(folder: str | os.PathLike) -> list[pathlib.Path]:
     """Returns the files that `roll_back` can return to, latest first.
 
     Raises:
-      UserError: as `read`.
+      UserError: see `read`.
     """
     return [path for path in _read_files(folder)[1:] if path.exists()]
 
@@ -120,7 +120,7 @@ def owned(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def reserve(folder: str | os.PathLike) -> None:
-    """Marks a folder as that of an index, which may hold other files then.
+    """Marks a folder as that of an index; it may then hold other files.
 
     Only the owner of the folder may call this; see `folder_lock`.
     """
@@ -192,12 +192,12 @@ def switch(path: pathlib.Path, keep: int = 0) -> None:
 
 
 def roll_back(folder: pathlib.Path) -> pathlib.Path:
-    """Makes the latest of the kept generations the current one.
+    """Makes the latest kept generation the current one.
 
-    The file of the generation that is left is removed by the next `begin`.
+    The next `begin` removes the file of the abandoned generation.
 
     Returns:
-      The file of the generation that is current now.
+      The file of the generation that is now current.
 
     Raises:
       UserError: if none is kept.

@@ -20,7 +20,7 @@ Where = Mapping[str, Any]
 
 
 class StoreError(UserError):
-    """Error of a store that is damaged or fails, whatever it was asked."""
+    """A store is damaged or fails, whatever the request."""
 
 
 class Vector(NamedTuple):
@@ -163,7 +163,7 @@ class Store(Protocol):
     ) -> None:
         """Writes items, replacing those with the same IDs.
 
-        A stored vector with the content of a new one stays as it is.
+        A stored vector with the same content as a new one is kept.
 
         Args:
           items: the items.
@@ -230,7 +230,7 @@ class Store(Protocol):
         """Yields all IDs, in lists of at most `size`."""
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        """Returns those of the IDs that items have."""
+        """Returns the given IDs that exist."""
 
     def facts(self) -> dict[str, str]:
         """Returns what `index info` shows about this kind of store."""
@@ -239,7 +239,7 @@ class Store(Protocol):
         """Returns whether no other generation has replaced this one."""
 
     def prepare(self) -> None:
-        """Finishes what was written to a draft, so that `publish` is fast."""
+        """Finishes a draft, so that `publish` is fast."""
 
     def publish(self, keep: int = 0) -> None:
         """Makes a draft the current generation of its index.
@@ -277,7 +277,7 @@ class Place(Protocol):
     disk: pathlib.Path | None
 
     def check(self, properties: Mapping[str, Any]) -> None:
-        """Raises a `UserError` if the store cannot have these properties."""
+        """Raises a `UserError` unless the store supports these properties."""
 
     def exists(self) -> bool:
         """Returns whether there is an index, even if it is damaged."""
@@ -286,12 +286,12 @@ class Place(Protocol):
         """Opens a generation.
 
         Args:
-          mesh: the devices that search, if this process does; by default all.
+          mesh: the devices for searches in this process; by default all.
           generation: one of `earlier`; "" for the current one.
 
         Raises:
-          UserError: if there is no index, or it is damaged or of a format that
-            this version does not read.
+          UserError: if there is no index, or it is damaged or in a format that
+            this version cannot read.
         """
 
     def draft(self, properties: Mapping[str, Any]) -> Store:
@@ -303,10 +303,10 @@ class Place(Protocol):
         """
 
     def folder_of_model(self) -> pathlib.Path:
-        """Returns where the index itself can hold a model.
+        """Returns the folder for a model inside the index.
 
         Raises:
-          UserError: if it cannot.
+          UserError: if the index cannot hold a model.
         """
 
     def earlier(self) -> list[str]:

@@ -17,7 +17,7 @@ from mixer_jax.service.stores.local import LocalStore
 from mixer_jax.service.stores.milvus import address, options
 from mixer_jax.service.stores.milvus.place import MilvusPlace
 
-_MODEL = "model"  # folder in that of an index
+_MODEL = "model"  # folder inside that of an index
 
 
 def find(index: str | os.PathLike) -> Place:
@@ -76,7 +76,7 @@ class LocalPlace:
         return LocalStore.draft(self.folder, properties)
 
     def folder_of_model(self) -> pathlib.Path:
-        """Returns a folder in that of the index, which is made for it."""
+        """Returns a folder inside that of the index, which it creates."""
         generations.reserve(self.folder)
         return self.folder / _MODEL
 

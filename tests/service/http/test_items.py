@@ -29,7 +29,7 @@ def writer(own):
 
 @pytest.fixture
 def own_looks(tiny_net, tmp_path):
-    """A client of an index with one item of two pictures, and both of these."""
+    """A client of an index with one item of two pictures, and its pictures."""
     shown = [
         quarters("red", "black", "black", "white"),
         quarters("blue", "white", "lime", "white"),

@@ -181,7 +181,7 @@ def test_a_chosen_picture_is_searched_for(page, address):
     # `wait_for_function` would call eval, which the page's policy forbids.
     page.eval_on_selector(".card img", "one => one.decode()")
     assert page.eval_on_selector("#picture", "one => one.naturalWidth") == 16
-    # The number of items, and more of them.
+    # Both ways to get more items.
     with searching(page) as asked:
         page.click("#more")
     assert asked == {"k": "12", "offset": "12"}
@@ -218,7 +218,7 @@ def test_words_are_searched_for_alone_and_with_a_picture(page, address):
         upload(page)
     both = answer(address, QUERY, k=12, text="a blue flag")
     assert shown(page) == both
-    # The back button returns to the words alone, the other one to both.
+    # The back button returns to the words alone, the forward button to both.
     with searching(page) as asked:
         page.go_back()
     assert asked == {"k": "12", "text": "a blue flag"}
@@ -470,7 +470,7 @@ def test_the_keyboard_suffices(page, address):
         page.keyboard.press("Enter")
     assert asked["id"] == found[0]
     with searching(page):
-        page.go_back()  # Headless, Chromium has no keys for it.
+        page.go_back()  # Headless Chromium has no keys for this.
     assert shown(page) == found
 
 

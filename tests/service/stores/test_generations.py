@@ -138,7 +138,7 @@ def test_kept_generations_can_be_returned_to(tmp_path):
     assert generations.read(tmp_path) == made[2]
     generations.clean(tmp_path)
     assert generations.earlier(tmp_path) == [made[1]]
-    # The next file gets a new name, and the one that was left is removed.
+    # The next file gets a new name, and the abandoned one is removed.
     later = generations.begin(tmp_path, {"a": 4})
     assert later.name == "items-5.sqlite"
     assert not made[3].exists()

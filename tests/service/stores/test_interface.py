@@ -55,7 +55,7 @@ def test_items_are_replaced_and_deleted(store):
     assert found(store, 1) == ["c", "a"]
     assert (store.count(), store.count_vectors()) == (2, 2)
     assert store.delete([]) == 0
-    # A null character ends a text of SQLite.
+    # A null character ends a string in SQLite.
     assert store.delete(["a\0", "a\0b", "\ud800"]) == 0
     assert store.get(["a\0"]) == [None]
     assert store.contents(["a\0"]) == {}

@@ -1,4 +1,4 @@
-"""Addresses of indexes in Milvus, in the form that pymilvus has.
+"""Addresses of indexes in Milvus, in the form used by pymilvus.
 
     ./shop.db                      Milvus Lite, a folder whose name ends in .db
     http://localhost:19530         a server or a cluster, also https://
@@ -31,7 +31,7 @@ class Address(NamedTuple):
     """The address of an index.
 
     Attributes:
-      name: the address as it was given, for messages.
+      name: the address as given, for messages.
       uri: pymilvus's URI of the database.
       collection: the alias of the current collection.
       is_lite: whether Milvus runs in this process.

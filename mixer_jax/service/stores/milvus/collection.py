@@ -10,7 +10,7 @@ from mixer_jax.service.stores.milvus import options, rows, schema, searching
 from mixer_jax.service.stores.milvus.connection import Connection
 from mixer_jax.service.stores.milvus.rows import Row
 
-_BATCH_BYTES = 8 << 20  # of a request; servers accept 64 MiB
+_BATCH_BYTES = 8 << 20  # per request; servers accept 64 MiB
 _BATCH_ROWS = 1000
 _SHOWN = [
     "id",
@@ -23,8 +23,8 @@ _SHOWN = [
     "image",
     "pictured",
 ]
-_SEARCH = 10.0  # seconds of a search, including pymilvus's retries
-_PAUSE = 1.0  # seconds between looks at the progress of an index
+_SEARCH = 10.0  # seconds per search, including pymilvus's retries
+_PAUSE = 1.0  # seconds between checks of an index's progress
 
 
 class Collection:
@@ -66,7 +66,7 @@ class Collection:
     def read(
         self, ids: Sequence[str], names: Sequence[str] = schema.COLUMNS
     ) -> dict[str, list[Row]]:
-        """Returns the rows of those items that exist by ID, heads first.
+        """Returns the rows of existing items by ID, heads first.
 
         Args:
           ids: the IDs.
@@ -84,7 +84,7 @@ class Collection:
         return found
 
     def get(self, keys: Sequence[str], names: Sequence[str]) -> list[Row]:
-        """Returns those columns of the rows with these keys."""
+        """Returns the given columns of the rows with the given keys."""
         return [
             row
             for part in _parts(keys)
@@ -161,7 +161,7 @@ class Collection:
         ]
 
     def valid(self, found: Sequence[Row]) -> set[str]:
-        """Returns the keys of those rows that are valid."""
+        """Returns the keys of the valid rows."""
         others = {row["id"] for row in found if row["place"]}
         heads = self.get([rows.key(id) for id in others], ["id", "stamp"])
         stamps = {head["id"]: head["stamp"] for head in heads}
@@ -172,7 +172,7 @@ class Collection:
         }
 
     def build_index(self, properties: Mapping[str, Any]) -> None:
-        """Waits until all rows that were flushed are in the index."""
+        """Waits until all flushed rows are in the index."""
         connection = self._connection
         if connection.address.is_lite:
             # Without an index, Lite searches all rows, as FLAT does.

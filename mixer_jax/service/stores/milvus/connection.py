@@ -1,4 +1,4 @@
-"""A connection to Milvus, whose errors are sentences for users."""
+"""A connection to Milvus, with error messages for users."""
 
 import contextlib
 import logging
@@ -11,7 +11,7 @@ from mixer_jax.service.stores.interface import StoreError
 from mixer_jax.service.stores.milvus import lite
 from mixer_jax.service.stores.milvus.address import TOKEN, Address
 
-_TIMEOUT = 60.0  # seconds of a call, including pymilvus's retries
+_TIMEOUT = 60.0  # seconds per call, including pymilvus's retries
 _CONNECT = 10.0  # seconds
 _DENIED = ("unauthenticated", "auth check", "permission", "password")
 _NOT_OPENED = "open local milvus failed"
@@ -19,10 +19,10 @@ _AWAY = ("connecting", "unavailable", "timeout", "deadline", "retry")
 
 
 class Connection:
-    """Calls of pymilvus's client; all methods are thread-safe.
+    """Calls pymilvus's client; all methods are thread-safe.
 
-    pymilvus repeats calls that fail for a passing reason, such as a restart of
-    the server or a rate limit, until a time limit.
+    pymilvus repeats calls that fail for a transient reason, such as a restart
+    of the server or a rate limit, until a time limit.
 
     Attributes:
       address: where Milvus is.
@@ -86,7 +86,7 @@ class Connection:
 
         Args:
           collection: the name of the collection.
-          **options: of `MilvusClient.query_iterator`.
+          **options: options of `MilvusClient.query_iterator`.
         """
         pages = self.call("query_iterator", collection, **options)
         while True:
@@ -98,7 +98,7 @@ class Connection:
         pages.close()
 
     def load(self, collection: str) -> None:
-        """Makes a collection ready for searches, which may take long."""
+        """Makes a collection ready for searches, which may take a while."""
         try:
             self.call("load_collection", collection, timeout=None)
         except UserError:
@@ -151,7 +151,7 @@ def _import_client() -> Any:
             f"An index in Milvus needs the package {error.name}, which is not "
             "installed; run `pip install 'mixer_jax[milvus]'`."
         ) from error
-    # They log every error, with a traceback, before they raise or handle it.
+    # These log every error with a traceback, even one that is handled.
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return pymilvus.MilvusClient

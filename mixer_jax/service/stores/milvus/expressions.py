@@ -33,7 +33,7 @@ def expression(
     for condition in conditions.parse(where, declared):
         column = name(condition.field)
         if condition.field in fields.BUILT_IN:
-            terms.append(f'{column} != ""')  # which stands for no value
+            terms.append(f'{column} != ""')  # "" means no value
         if condition.values is not None:
             terms.append(_any(column, condition.values))
             continue
@@ -69,7 +69,7 @@ def other_items(ids: Iterable[str]) -> str:
 def other_value(field: str, value: Value) -> str:
     """Returns an expression for the rows with another value, or with none."""
     term = f"{name(field)} == {literal(value)}"
-    if field not in fields.BUILT_IN:  # a comparison with nothing is not false
+    if field not in fields.BUILT_IN:  # a comparison with null is not false
         term = f"exists {name(field)} and {term}"
     return f"not ({term})"
 

@@ -119,7 +119,7 @@ def earlier(connection: Connection) -> list[str]:
 def roll_back(connection: Connection) -> str:
     """Makes the latest of the earlier collections the current one.
 
-    The collection that is left is dropped by the next `begin`.
+    The next `begin` drops the abandoned collection.
 
     Returns:
       The name of the current collection.
@@ -140,10 +140,10 @@ def roll_back(connection: Connection) -> str:
 
 def _replace(connection: Connection, last: str, name: str) -> None:
     """Makes the alias refer to another collection."""
-    # Whoever still writes to the previous collection must notice.
+    # Processes that still write to the previous collection must notice.
     schema.freeze(connection, last, is_on=True)
     if schema.is_frozen(connection.call("describe_collection", name)):
-        schema.freeze(connection, name, is_on=False)  # it was replaced before
+        schema.freeze(connection, name, is_on=False)  # as it was replaced
     connection.load(name)
     connection.call("alter_alias", name, connection.address.collection)
 

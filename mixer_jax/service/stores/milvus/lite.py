@@ -4,10 +4,10 @@ One process at a time can open a database. Lite writes from one thread, and its
 readers miss rows while it moves them from memory to a file, so the calls of all
 stores of a database take turns.
 
-What Lite has acknowledged is in its write-ahead log in the page cache, and
-survives the death of the process, but not necessarily a power failure. It
-writes the files of HNSW indexes in place, so a process that is killed may leave
-damaged ones; `remove_index_files` makes Lite build them again from the vectors.
+Acknowledged writes are in Lite's write-ahead log in the page cache, and survive
+the death of the process, but not necessarily a power failure. Lite writes the
+files of HNSW indexes in place, so a killed process may leave damaged ones;
+`remove_index_files` makes Lite build them again from the vectors.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Database:
     """An opened database, which all stores of this process share.
 
     Attributes:
-      turn: held during each call.
+      turn: a lock, held during each call.
     """
 
     def __init__(self, path: str):
@@ -36,7 +36,7 @@ class Database:
         self.turn = threading.RLock()
 
     def close(self) -> None:
-        """Ends one use; the last one stops Lite and unlocks the database."""
+        """Releases a use; the last release stops Lite and unlocks it."""
         with _registry:
             self.users -= 1
             if self.users:
@@ -58,13 +58,13 @@ def opened(path: str | os.PathLike) -> Database:
 
 
 def check_folder(path: str | os.PathLike) -> None:
-    """Raises a `UserError` if a folder has other contents than a database."""
+    """Raises a `UserError` if a folder has contents but is not a database."""
     with contextlib.suppress(FileNotFoundError):
         names = os.listdir(path)
         if names and "collections" not in names:
             raise UserError(
-                f"{os.fspath(path)} is a folder with other contents than a "
-                "Milvus Lite database; choose another name that ends in .db."
+                f"{os.fspath(path)} is a folder, but not a Milvus Lite "
+                "database; choose another name that ends in .db."
             )
 
 

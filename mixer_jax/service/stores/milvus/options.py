@@ -4,7 +4,7 @@ The kinds of an index are:
 
     HNSW     a graph in memory; the default
     DISKANN  a graph on the server's disk, for more vectors than fit in memory
-    FLAT     none: every search reads all vectors, and is exact
+    FLAT     no graph: every search reads all vectors, and is exact
 """
 
 from collections.abc import Mapping
@@ -20,16 +20,16 @@ _VALUES = {"index_kind": INDEX_KINDS, "consistency": CONSISTENCIES}
 _DEFAULTS = {"index_kind": "HNSW", "consistency": "Strong"}
 _BUILD = {"HNSW": {"M": 16, "efConstruction": 200}}
 _LITE_LACKS = ("DISKANN",)
-_CANDIDATES = 128  # minimum that a graph keeps during a search
+_CANDIDATES = 128  # minimum number of candidates of a graph search
 
 
 def complete(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns properties with defaults for the options that are absent."""
+    """Returns properties with defaults for absent options."""
     return _DEFAULTS | dict(properties)
 
 
 def check(properties: Mapping[str, Any], *, is_lite: bool) -> None:
-    """Raises a `UserError` unless Milvus can have these properties.
+    """Raises a `UserError` unless Milvus supports these properties.
 
     Args:
       properties: see `opening.describe`.

@@ -33,7 +33,7 @@ class MilvusPlace:
             self.disk = address.folder
 
     def check(self, properties: Mapping[str, Any]) -> None:
-        """Raises a `UserError` if Milvus cannot have these properties."""
+        """Raises a `UserError` unless Milvus supports these properties."""
         options.check(properties, is_lite=self._address.is_lite)
 
     def exists(self) -> bool:
@@ -82,7 +82,7 @@ class MilvusPlace:
             raise
 
     def folder_of_model(self) -> pathlib.Path:
-        """Raises a `UserError`: a database holds no files."""
+        """Raises a `UserError`: a database cannot hold files."""
         raise UserError(
             f"The index {self.name} cannot hold a model; name one with "
             "--workdir, such as one saved by mixer_jax.from_encoders().save()."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 K = 10
-_QUERIES = 64  # stored vectors that are searched for
+_QUERIES = 64  # stored vectors to use as queries
 _ERROR = 1e-5  # of a cosine in float32
 
 
@@ -16,9 +16,9 @@ class Recall(NamedTuple):
 
     Attributes:
       share: the mean share of the `K` nearest vectors that were found; equally
-        near ones count.
+        near vectors count as well.
       queries: the number of queries.
-      vectors: the number of vectors that were searched.
+      vectors: the number of vectors searched.
     """
 
     share: float
@@ -34,7 +34,7 @@ class Recall(NamedTuple):
 
 
 def sample(keys: Iterable[str]) -> list[str]:
-    """Returns random keys, at most `_QUERIES`, always the same ones."""
+    """Returns at most `_QUERIES` random keys, always the same ones."""
     rng, kept = random.Random(0), []
     for count, key in enumerate(keys):
         if count < _QUERIES:

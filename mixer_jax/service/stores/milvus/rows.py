@@ -78,7 +78,7 @@ def whole(rows: Sequence[Row]) -> list[Row]:
 
 
 def item_of(rows: Sequence[Row]) -> Item | None:
-    """Returns the item of its rows; None if one is missing; see `whole`."""
+    """Returns the item of some rows; None if one is missing; see `whole`."""
     found = whole(rows)
     if not found:
         return None
@@ -143,7 +143,7 @@ def merge(item: Item, old: Item | None) -> Item:
 
 
 def are_equal(item: Item, old: Item | None) -> bool:
-    """Returns whether a merged item is what is stored."""
+    """Returns whether a merged item equals the stored one."""
     if old is None or _without_embeddings(item) != _without_embeddings(old):
         return False
     pairs = zip(item.vectors, old.vectors, strict=True)

@@ -135,7 +135,7 @@ def read(found: Mapping[str, Any], name: str) -> dict[str, Any]:
       name: what messages call the index.
 
     Raises:
-      UserError: if the collection is not that of an index, or of a newer
+      UserError: if the collection is not that of an index, or has a newer
         format.
     """
     try:
@@ -151,8 +151,8 @@ def read(found: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise foreign(name) from error
     if format > FORMAT:
         raise NewerFormatError(
-            f"The index {name} has format {format}, which a newer version of "
-            "mixer_jax has written; upgrade mixer_jax."
+            f"The index {name} has format {format}, written by a newer "
+            "version of mixer_jax; upgrade mixer_jax."
         )
     if int(own) != dim or not is_whole:
         raise foreign(name)

@@ -1,8 +1,8 @@
 """The nearest items to queries, by their best vectors, with filters.
 
-A search of Milvus returns vectors, and those of an item or a group may be many.
-Where the vectors of a search belong to too few items, it is repeated without
-these items.
+A search of Milvus returns vectors, many of which may belong to the same item or
+group. If they belong to too few items, the search is repeated without these
+items.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ from mixer_jax.service.stores import fields
 from mixer_jax.service.stores.interface import Hit
 from mixer_jax.service.stores.milvus import expressions, rows
 
-MAX_WIDTH = 16_384  # vectors that Milvus returns at most
-_SPARE = 16  # vectors beyond the wanted items
+MAX_WIDTH = 16_384  # maximum number of vectors that Milvus returns
+_SPARE = 16  # vectors beyond the number of items
 
 
 class Page(NamedTuple):
-    """What a search of Milvus finds.
+    """The results of a search of Milvus.
 
     Attributes:
       found: valid rows with their cosines, nearest first.
@@ -35,7 +35,7 @@ Search = Callable[[np.ndarray, int, str], Sequence[Page]]
 
 
 class Wanted(NamedTuple):
-    """What to find.
+    """A description of the items to find.
 
     Attributes:
       count: the maximum number of items per query.
@@ -56,7 +56,7 @@ def wanted(
     group_by: str | None,
     without: str | None,
 ) -> Wanted:
-    """Returns what to find; see `interface.Store.search`.
+    """Returns the items to find; see `interface.Store.search`.
 
     Raises:
       UserError: if a condition is invalid, or a field is unknown.
@@ -77,7 +77,7 @@ def nearest(
     Args:
       search: searches for rows.
       queries: f32 `[Q, D]`, unit rows.
-      what: what to find.
+      what: the items to find.
 
     Returns:
       Hits, nearest first.

@@ -69,7 +69,7 @@ class MilvusStore:
 
     @property
     def state(self) -> str:
-        """A digest of the keys and stamps of all rows, which it reads."""
+        """A digest of the keys and stamps of all rows; reads them all."""
         digest = hashlib.sha256()
         for page in self._rows.scan("", ["key", "stamp"], _SCANNED):
             for row in page:
@@ -127,7 +127,7 @@ class MilvusStore:
     def _changes(
         self, checked: Sequence[Item]
     ) -> tuple[list[list[Row]], list[str]]:
-        """Returns the rows to write, and the keys of those to delete then."""
+        """Returns the rows to write, and the keys to delete afterwards."""
         found = self._rows.read([item.id for item in checked])
         made, stale = [], []
         for item in checked:
@@ -181,7 +181,7 @@ class MilvusStore:
         return [rows.item_of(found.get(one, [])) for one in ids]
 
     def contents(self, ids: Sequence[str]) -> dict[str, set[bytes]]:
-        """Returns the contents of the vectors of those items that exist."""
+        """Returns the contents of the vectors of existing items."""
         names = ["id", "place", "vectors", "stamp", "content"]
         with self._connection.turn():
             found = self._rows.read(ids, names)
@@ -233,7 +233,7 @@ class MilvusStore:
     def count(self) -> int:
         """Returns the number of items."""
         with self._connection.turn():
-            # To count rows that match, Lite reads them; heads are the most.
+            # Lite reads the rows that it counts by a filter; most are heads.
             others = self._rows.count(schema.OTHERS)
             return self._rows.count("") - others
 
@@ -285,7 +285,7 @@ class MilvusStore:
             yield [row["id"] for row in page]
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        """Returns those of the IDs that items have."""
+        """Returns the given IDs that exist."""
         heads = self._rows.get([rows.key(id) for id in ids], ["id"])
         return {head["id"] for head in heads}
 

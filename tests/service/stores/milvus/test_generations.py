@@ -88,7 +88,7 @@ def test_an_index_can_return_to_earlier_generations(path, connected):
         store.upsert([item("new", 1)])
     with index.open(generation=names[1]) as store:
         assert found(store, 1) == ["1"]
-    # The next build drops the generation that was left.
+    # The next build drops the abandoned generation.
     with index.draft({**PROPERTIES, "source": "4"}) as store:
         store.publish()
         assert index.earlier() == [names[2]]
