@@ -9,7 +9,7 @@ import pandas as pd
 from mixer_jax.data.readers import folders, walk
 from mixer_jax.data.readers.rows import LeftOut, left_out_text
 from mixer_jax.data.tables import rules
-from mixer_jax.runtime import identity
+from mixer_jax.runtime import identity, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import sources
 
@@ -20,7 +20,7 @@ def open_source(folder: pathlib.Path) -> sources.Source:
     """Returns a source with one item per picture in a folder.
 
     The item's ID is the picture's path in the folder, and its category is the
-    subfolder. It has no text.
+    subfolder. It has no text and no values of fields.
 
     Args:
       folder: a folder; its subfolders are searched too.
@@ -40,13 +40,15 @@ def open_source(folder: pathlib.Path) -> sources.Source:
             else:
                 names.append(path)
     if not names:
-        raise UserError(
-            f"There are no pictures in {folder}. Left out: "
-            f"{left_out_text(left_out) or 'nothing'}."
-        )
+        found = f" Left out: {left_out_text(left_out)}." if left_out else ""
+        raise UserError(f"There are no pictures in {folder}.{found}")
     columns = dict.fromkeys(sources.COLUMNS, "")
     frame = pd.DataFrame(columns, index=range(len(names)), dtype=str)
     frame[sources.ID] = frame[sources.ITEM] = frame["image"] = names
     frame["category_id"] = [name.rpartition("/")[0] for name in names]
     key = identity.hash_texts(frame[sources.ID])
-    return sources.Source(folder, folder, len(frame), key, {}, frame=frame)
+    if left_out:
+        terminal.say(f"Left out: {left_out_text(left_out)}.")
+    return sources.Source(
+        folder, folder, len(frame), key, {}, frame=frame, is_album=True
+    )

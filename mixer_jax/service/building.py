@@ -1,6 +1,5 @@
 """Builds indexes from sample tables and embeddings, and adds rows to them."""
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from mixer_jax.service.stores import encoding, place
 from mixer_jax.service.stores.interface import Place, Store
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
+_MENTIONED = 1e8  # bytes from which the size of an index is printed
 _ROW = 600  # bytes per item besides its embedding and thumbnail
 _THUMBNAIL = 0.1  # bytes per pixel
 
@@ -60,7 +60,8 @@ class Options(NamedTuple):
         table and embeddings, all pictures in it are items.
       batch_size: the number of documents embedded at once.
       max_skipped: the maximum share of documents with unreadable images; None
-        for the value in the model's config.
+        for the value in the model's config, or, for the pictures of a folder,
+        for all but one.
     """
 
     workdir: str = ""
@@ -115,11 +116,13 @@ def build(
     }
     where = place.find(out)
     where.check(opening.describe(1, "", **look))
+    # Look for pictures before anything is written.
+    album = _open_album(options) if options.is_album else None
     with where.owned():
-        if options.is_album and not options.workdir:
+        if album and not options.workdir:
             options = options._replace(workdir=_save_zero_shot(where))
         trained = _load(options.workdir) if options.workdir else None
-        source = _open(options, look["kinds"], trained)
+        source = album or _open(options, look["kinds"], trained)
         root = options.images or writing.common_root(source)
         properties = _identify(source, trained, look) | opening.locate(
             where.folder, model=options.workdir or None, images=root
@@ -171,7 +174,10 @@ def add(index: str | os.PathLike, **given: Any) -> Summary:
             opening.require_known(store)
             trained = _load(options.workdir or opening.find_model(store))
             opening.check_model(store, bundle.fingerprint(trained))
-        source = _open(options, store.fields, trained)
+        if options.is_album:
+            source = _open_album(options)
+        else:
+            source = _open(options, store.fields, trained)
         if trained is None:
             _check_source(store, source)
         images = "" if options.is_album else options.images
@@ -194,12 +200,13 @@ def _load(workdir: str | os.PathLike) -> Trained:
     return load_trained(workdir, mesh)
 
 
+def _open_album(options: Options) -> Source:
+    return albums.open_source(paths.local(options.images, "A picture"))
+
+
 def _open(
     options: Options, kinds: Mapping[str, str], trained: Trained | None
 ) -> Source:
-    if options.is_album:
-        folder = paths.local(options.images, "A picture")
-        return dataclasses.replace(albums.open_source(folder), kinds=kinds)
     roots = "" if trained is None else trained.config.data.image_roots
     return sources.open_source(
         path=options.table or None,
@@ -250,7 +257,8 @@ def _require_room(where: Place, source: Source, properties: Mapping) -> None:
     need = source.total * (_ROW + vector + picture)
     subject = f"The vectors of {source.total:,} rows"
     message = results.require_room(where.disk, need, subject)
-    terminal.say(message, console=terminal.Console(stderr=True))
+    if need > _MENTIONED:
+        terminal.say(message, console=terminal.Console(stderr=True))
 
 
 def _fill(
@@ -265,9 +273,12 @@ def _fill(
         store, source, trained, root=root, batch_size=options.batch_size
     )
     share = options.max_skipped
-    if share is None:
+    if share is None and source.is_album:
+        share = 1 - 1 / source.total  # at least one picture must be readable
+    elif share is None:
         share = trained.config.data.max_skipped if trained else 0.0
-    limit = skips.Limit(source.path, source.total, share)
+    folder = source.folder if source.is_album else None
+    limit = skips.Limit(source.path, source.total, share, folder)
     rows = written = 0
     left_out = []
     with progress.show("Indexing documents", source.total) as count:

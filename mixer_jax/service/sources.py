@@ -52,6 +52,7 @@ class Source:
         not known or there are none.
       frame: the rows of the table; None if there is none.
       embeddings: the file or folder of embeddings; "" if there is none.
+      is_album: whether the rows are the pictures of a folder.
     """
 
     path: pathlib.Path
@@ -63,6 +64,7 @@ class Source:
     fingerprint: str = ""
     frame: pd.DataFrame | None = None
     embeddings: str = ""
+    is_album: bool = False
 
     def chunks(self) -> Iterator[Chunk]:
         """Yields all rows."""

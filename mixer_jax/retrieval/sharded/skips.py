@@ -20,11 +20,13 @@ class Limit(NamedTuple):
       path: the table.
       total: the number of its samples.
       share: the maximum share.
+      folder: the folder of the pictures, if they are not listed in a table.
     """
 
     path: pathlib.Path
     total: int
     share: float
+    folder: pathlib.Path | None = None
 
     def check(self, left_out: Sequence[Skipped]) -> None:
         """Raises a `UserError` if these samples exceed the limit."""
@@ -37,21 +39,23 @@ class Limit(NamedTuple):
         Raises:
           UserError: if they exceed the limit; lists the first ten.
         """
-        root = table.folder(self.path)
+        root = self.folder or table.folder(self.path)
         some = left_out[: table.LISTED]
-        where = tables.name_records(self.path, [one.row for one in some])
+        lines = [_message(one, root) for one in some]
+        remedy = "Repair or remove these files"
+        if self.folder is None:
+            rows = tables.name_records(self.path, [one.row for one in some])
+            lines = [": ".join(pair) for pair in zip(rows, lines, strict=True)]
+            remedy = checking.remedy(root)
         kinds = collections.Counter(one.kind for one in left_out)
         skipped = table.Skipped(
             "unreadable images",
             len(left_out),
             self.total,
-            tuple(
-                f"{place}: {_message(one, root)}"
-                for place, one in zip(where, some, strict=True)
-            ),
+            tuple(lines),
             {kind: kinds[kind] for kind in faults.KINDS},
         )
-        return skipped.require(self.share, checking.remedy(root))
+        return skipped.require(self.share, remedy)
 
 
 def _message(one: Skipped, root: pathlib.Path) -> str:
