@@ -16,23 +16,27 @@ from mixer_jax.service import sources
 _OUTSIDE = re.compile(rules.OUTSIDE)
 
 
-def open_source(folder: pathlib.Path) -> sources.Source:
+def open_source(
+    folder: pathlib.Path, root: pathlib.Path | None = None
+) -> sources.Source:
     """Returns a source with one item per picture in a folder.
 
-    The item's ID is the picture's path in the folder, and its category is the
+    The item's ID is the picture's path in `root`, and its category is the
     subfolder. It has no text and no values of fields.
 
     Args:
       folder: a folder; its subfolders are searched too.
+      root: the folder of all pictures of the index; by default `folder`.
 
     Raises:
-      UserError: if there are no pictures.
+      UserError: if there are no pictures, or `folder` is outside `root`.
     """
+    start = _inside(folder, root or folder)
     left_out: LeftOut = collections.Counter()
     names = []
     for parts, files in walk.walk(folder, left_out):
         for name in files:
-            path = "/".join((*parts, name))
+            path = "/".join((*start, *parts, name))
             if pathlib.Path(name).suffix.lower() not in folders.SUFFIXES:
                 left_out["files that are not images"] += 1
             elif not walk.is_utf8(path) or _OUTSIDE.search(path):
@@ -50,5 +54,18 @@ def open_source(folder: pathlib.Path) -> sources.Source:
     if left_out:
         terminal.say(f"Left out: {left_out_text(left_out)}.")
     return sources.Source(
-        folder, folder, len(frame), key, {}, frame=frame, is_album=True
+        folder, root or folder, len(frame), key, {}, frame=frame, is_album=True
     )
+
+
+def _inside(folder: pathlib.Path, root: pathlib.Path) -> tuple[str, ...]:
+    """Returns the names that lead from one folder to another in it."""
+    try:
+        return folder.resolve().relative_to(root.resolve()).parts
+    except ValueError:
+        # Its pictures could have the same IDs as those of other folders.
+        raise UserError(
+            f"The folder {folder} is outside {root}, the folder of the index's "
+            "pictures; move it there, or list its pictures in a table "
+            "(--table)."
+        ) from None

@@ -1,6 +1,7 @@
 """Builds indexes from sample tables and embeddings, and adds rows to them."""
 
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -175,7 +176,7 @@ def add(index: str | os.PathLike, **given: Any) -> Summary:
             trained = _load(options.workdir or opening.find_model(store))
             opening.check_model(store, bundle.fingerprint(trained))
         if options.is_album:
-            source = _open_album(options)
+            source = _open_album(options, opening.find_images(store))
         else:
             source = _open(options, store.fields, trained)
         if trained is None:
@@ -200,8 +201,13 @@ def _load(workdir: str | os.PathLike) -> Trained:
     return load_trained(workdir, mesh)
 
 
-def _open_album(options: Options) -> Source:
-    return albums.open_source(paths.local(options.images, "A picture"))
+def _open_album(
+    options: Options, root: str | os.PathLike | None = None
+) -> Source:
+    if options.split:
+        raise UserError("A split can only be selected from a --table.")
+    folder = paths.local(options.images, "A folder of pictures")
+    return albums.open_source(folder, root and pathlib.Path(root))
 
 
 def _open(

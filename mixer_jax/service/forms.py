@@ -68,7 +68,8 @@ _OPTIONS = {
     },
     "keep": {
         "type": numbers.whole(0, 100),
-        "help": "earlier generations to keep for roll-back (default: 0)",
+        "help": "earlier generations to keep for roll-back (default: as many "
+        "as are kept now)",
     },
     "index-kind": {
         "choices": options.INDEX_KINDS,

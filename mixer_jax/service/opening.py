@@ -22,6 +22,10 @@ from mixer_jax.training.checkpoint.checkpoints import Trained
 THUMBNAILS = 256  # pixels
 _CHECKED = 1000  # maximum number of pictures checked for existence
 _REBUILD = "python -m mixer_jax.index rebuild"
+_REMEDY = (
+    "Name its workdir with --workdir=FOLDER, or embed the items again with "
+    f"{_REBUILD}"
+)
 
 
 def open_index(
@@ -222,8 +226,12 @@ def check_images(index: Index) -> str:
     return places.check_images(index.images, names)
 
 
-def find_model(store: Store) -> paths.Path:
+def find_model(store: Store, remedy: str = _REMEDY) -> paths.Path:
     """Returns the recorded model: a workdir, a bundle or a hub name.
+
+    Args:
+      store: the index.
+      remedy: what to do if it was moved, for the error message.
 
     Raises:
       UserError: if it was moved, or none was recorded.
@@ -242,8 +250,7 @@ def find_model(store: Store) -> paths.Path:
         )
     raise UserError(
         f"The model of the index in {store.name} is missing: there is "
-        f"no checkpoint in {' or '.join(map(str, found))}. Name its workdir "
-        f"with --workdir=FOLDER, or embed the items again with {_REBUILD}."
+        f"no checkpoint in {' or '.join(map(str, found))}. {remedy}."
     )
 
 

@@ -28,7 +28,7 @@ def rebuild(
     index_kind: str = "",
     consistency: str = "",
     batch_size: int = 256,
-    keep: int = 0,
+    keep: int | None = None,
 ) -> tuple[int, int]:
     """Embeds all items with another model, into a new generation.
 
@@ -43,7 +43,8 @@ def rebuild(
       index_kind: the kind of an index in Milvus; by default, as before.
       consistency: the consistency of its searches; by default, as before.
       batch_size: the number of documents embedded at once.
-      keep: the maximum number of earlier generations to keep for a roll-back.
+      keep: the maximum number of earlier generations to keep for a roll-back;
+        by default, as many as are kept now.
 
     Returns:
       The number of items, and the number of pictures embedded from their
@@ -55,6 +56,8 @@ def rebuild(
     where = place.find(index)
     given = {"index_kind": index_kind, "consistency": consistency}
     with where.held(), where.open() as old:
+        if keep is None:
+            keep = len(where.earlier())
         opening.require_known(old)
         root = opening.find_images(old, images)
         before = Index(old, None, root, lambda: load(workdir))

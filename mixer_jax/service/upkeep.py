@@ -7,6 +7,8 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.service import opening
 from mixer_jax.service.stores import place
 
+# `roll_back` has no option for another workdir.
+_PUT_BACK = "Put it back there to return to this generation"
 _IDS = 4096  # items deleted per transaction
 
 
@@ -75,7 +77,7 @@ def roll_back(index: str | os.PathLike) -> str:
         for generation in where.earlier()[:1]:
             with where.open(generation=generation) as store:
                 if store.fingerprint:
-                    opening.find_model(store)
+                    opening.find_model(store, _PUT_BACK)
         generation = where.roll_back()
     with where.open() as store:
         model = " or ".join(store.properties.get("model", [])) or "unknown"

@@ -44,3 +44,19 @@ def test_a_folder_without_pictures_is_refused(folder, tmp_path):
         albums.open_source(folder)
     with pytest.raises(UserError, match="cannot be read: No such file"):
         albums.open_source(tmp_path / "none")
+
+
+def test_ids_are_paths_in_the_folder_of_the_index(folder, tmp_path):
+    """Otherwise, adding a subfolder would replace items of other folders."""
+    source = albums.open_source(folder / "shoes", folder)
+    assert list(source.frame["item_id"]) == [
+        "shoes/red.JPG",
+        "shoes/low/blue.webp",
+    ]
+    assert list(source.frame["category_id"]) == ["shoes", "shoes/low"]
+    assert source.folder == folder
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "hat.png").write_bytes(draw("blue"))
+    with pytest.raises(UserError, match=r"is outside .* list its pictures"):
+        albums.open_source(other, folder / "shoes")

@@ -317,7 +317,12 @@ def test_a_folder_of_pictures_needs_no_model(
     monkeypatch.setattr(building.zero_shot, "from_encoders", from_encoders)
     root, _ = colors
     out = tmp_path / "index"
-    assert building.build(out, images=str(root)).items == 24
+    (root / "damaged.png").write_bytes(b"")
+    built = building.build(out, images=str(root), kinds={"brand": "text"})
+    assert (built.items, built.skipped.count) == (24, 1)
+    (example,) = built.skipped.examples
+    assert example.startswith(f"{root / 'damaged.png'}: cannot be decoded")
+    (root / "damaged.png").unlink()
     moved = out.rename(tmp_path / "moved")
     with mixer_jax.open_index(moved) as index:
         (hit,) = index.search(root / "red_query_forward.png", k=1)
@@ -329,6 +334,21 @@ def test_a_folder_of_pictures_needs_no_model(
     )
     added = building.add(moved, images=str(root))
     assert (added.written, added.items, calls) == (1, 25, [0])
+    (root / "sub").mkdir()
+    (root / "more.png").rename(root / "sub" / "more.png")
+    added = building.add(moved, images=str(root / "sub"))
+    assert (added.written, added.items) == (1, 26)
+    with pytest.raises(UserError, match="is outside"):
+        building.add(moved, images=str(tmp_path))
+    with pytest.raises(UserError, match="only be selected from a --table"):
+        building.add(moved, images=str(root), split="test")
+
+
+def test_a_folder_is_checked_before_anything_is_written(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(UserError, match="no pictures"):
+        building.build(tmp_path / "out", images=str(tmp_path / "pictures"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_build_of_pictures_is_repeated(
@@ -337,7 +357,7 @@ def test_an_interrupted_build_of_pictures_is_repeated(
     model = Model(trained)
     monkeypatch.setattr(building.zero_shot, "from_encoders", lambda: model)
     with monkeypatch.context() as patch:
-        patch.setattr(building, "_open", None)  # after the model was saved
+        patch.setattr(building, "_identify", None)  # the model is saved
         with pytest.raises(TypeError):
             building.build(tmp_path / "index", images=str(colors[0]))
     summary = building.build(tmp_path / "index", images=str(colors[0]))

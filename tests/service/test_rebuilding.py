@@ -87,6 +87,14 @@ def test_all_items_are_embedded_again(folder, other, color_run):
         assert shown.thumbnail
 
 
+def test_kept_generations_stay_by_default(folder, other, color_run):
+    rebuilding.rebuild(folder, color_run, keep=1)
+    rebuilding.rebuild(folder, color_run)
+    assert len(place.find(folder).earlier()) == 1
+    rebuilding.rebuild(folder, color_run, keep=0)
+    assert not place.find(folder).earlier()
+
+
 def test_files_and_numbers_are_not_used_again(folder, other, color_run):
     with LocalStore.open(folder) as old:
         rebuilding.rebuild(folder, color_run)

@@ -175,9 +175,9 @@ def _explainable(
     generation: Generation, id: str, number: int | None
 ) -> tuple[Item, Vector]:
     """Returns an item and its vector to explain."""
+    item = _get(generation, id)
     if reason := generation.index.model.ignores_text:
         raise bad(f"This model's results cannot be explained: {reason}.")
-    item = _get(generation, id)
     return item, _vector(generation, item, number)
 
 
