@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--schema", type=int, default=0, help="requests by schemathesis")
     add("--seed", type=int, default=0)
     add("--faults", default="", help="folder for requests that fail")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     rows, faults = measure(given.requests, given.schema, given.seed)
     for number, fault in enumerate(faults if given.faults else ()):

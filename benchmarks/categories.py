@@ -30,6 +30,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from benchmarks import printing
 from mixer_jax.categories import settings
 from mixer_jax.runtime.errors import UserError
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--features", default="", help="features.npz written by categorize")
     add("--truth", default="", help="sample table with the true categories")
     add("--sweep", default="", help="thresholds to compare, comma-separated")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     settings.add_flags(parser)
     return parser
 
@@ -96,10 +97,6 @@ def measure(given: argparse.Namespace) -> list[Row]:
     elif not sizes or min(sizes) < 100:
         raise UserError(
             f"--samples is {given.samples}; each size must be 100 or more."
-        )
-    if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
-        raise UserError(
-            f"--json={given.json}: the folder does not exist; create it first."
         )
     rows: list[Row] = []
     for size in sizes:

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         help="start a new run with changed categories",
     )
     add("--folder", default="", help="parent of the temporary folder")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     return parser
 
 

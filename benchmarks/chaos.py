@@ -35,7 +35,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import chaos_main, chaos_run
+from benchmarks import chaos_main, chaos_run, printing
 from benchmarks.chaos_run import Place, Run
 from mixer_jax.runtime import processes
 from mixer_jax.runtime.errors import UserError
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--steps", type=int, default=60, help="per stage")
     add("--seed", type=int, default=0, help="seed of the random choices")
     add("--seeds", type=int, default=3, help="undisturbed runs to evaluate")
-    add("--json", default="", help="file to write the results to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     chaos_main.register()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--size", type=int, default=128, help="side of an image in pixels")
     add("--batch", type=int, default=32, help="images per batch")
     add("--rounds", type=int, default=9, help="passes per side")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     for name, minimum in (("size", MIN_SIZE), ("batch", 1), ("rounds", 1)):
         if (value := getattr(given, name)) < minimum:

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     inline = "one-pixel images as bytes in the table, instead of files"
     add("--inline", action="store_true", help=inline)
     add("--folder", default="", help="parent of the temporary folder")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     return parser
 
 

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=128, help="image side or tokens per text")
     add("--batch", type=int, default=32, help="images or texts per batch")
     add("--rounds", type=int, default=5, help="passes per side")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     return parser
 
 

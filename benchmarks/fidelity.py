@@ -31,7 +31,7 @@ import rich.table
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from benchmarks import contenders
+from benchmarks import contenders, printing
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import fusions
 from mixer_jax.retrieval import evaluate
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--momentum", type=float, default=0.9, help="momentum of the proxies")
     add("--rate", type=float, default=0.5, help="learning rate of the proxies")
     add("--features", default="", help="folder to cache the features in")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given, more = parser.parse_known_args(arguments)
     try:
         overrides = dict(contenders.parse_overrides(more))

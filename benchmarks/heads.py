@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--active", default="0.1", help="shares in (0, 1], comma-separated")
     add("--heads", default=",".join(contenders.HEADS), help="comma-separated")
     add("--rounds", type=int, default=10, help="steps per head")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     add("--peers", action="store_true", help="also time PartialFC in PyTorch")
     add("--graph", action="store_true", help="also time knn's build_graph")
     add("--graph-classes", type=int, default=20_000, help="C for --graph")

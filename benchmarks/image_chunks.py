@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--chunks", default="0,32,16,8,4", help="images per chunk; 0: all")
     add("--batch", type=int, default=128, help="images per batch")
     add("--rounds", type=int, default=5, help="passes per size")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     try:
         chunks = _numbers(given.chunks)

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--kills", type=int, default=50)
     add("--seed", type=int, default=0, help="seed of the random choices")
     add("--folder", default="", help="folder of the index (default: temporary)")
-    add("--json", default="", help="file to write the row to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(given.folder or temporary)

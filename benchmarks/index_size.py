@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--items", default="100000", help="sizes, comma-separated")
     add("--storage", default="f32", help="storages, comma-separated")
     add("--dim", type=numbers.whole(1, 4096), default=256, help="dimensions")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     try:
         sizes, storages = _read(given.items, given.storage)

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, default=2, help="threads or processes")
     add("--rounds", type=int, default=5, help="rounds per pipeline")
     add("--augment", default="strong", help="augmentation of our extra run")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     return parser
 
 

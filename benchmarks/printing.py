@@ -1,11 +1,15 @@
 """Output of a benchmark: its table, the machine, and the rows as JSON."""
 
+import argparse
 import json
 import pathlib
 from typing import Any
 
 import rich.console
 import rich.table
+
+from mixer_jax.runtime import files
+from mixer_jax.runtime.errors import UserError
 
 
 def show(
@@ -27,3 +31,20 @@ def show(
     if path:
         pathlib.Path(path).write_text(json.dumps(rows, indent=2) + "\n")
         print(f"Wrote {path}")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds --json, whose file is checked before anything is measured."""
+    given = "file to write the rows to"
+    parser.add_argument("--json", default="", type=_checked, help=given)
+
+
+def _checked(path: str) -> str:
+    """Returns the path of a file that can be written; creates its folder."""
+    try:
+        if path:
+            files.check(path, "The rows")
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path

@@ -30,6 +30,7 @@ import rich.table
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from benchmarks import printing
 from mixer_jax.compiled import abstract_pod, program_costs
 from mixer_jax.runtime import mesh as meshes
 from mixer_jax.runtime.errors import UserError
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--topologies", default=TOPOLOGIES, help='comma-separated; "" for none')
     add("--categories", type=int, default=1_000_000)
     add("--batch", type=int, default=1024)
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     try:
         rows = measure(given)

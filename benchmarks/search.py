@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--features", default="", help="features.npz, written by categorize")
     add("--rounds", type=int, default=5, help="searches of each kind")
     add("--hnsw", type=int, default=0, help="maximum size for usearch's HNSW")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     return parser
 
 

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--items", type=int, default=100_000, help="items of the index")
     add("--seconds", type=float, default=5, help="seconds per row")
     add("--minutes", type=int, default=0, help="minutes at 0.8 of the capacity")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     try:
         if given.items < 1 or given.seconds <= 0 or given.minutes < 0:

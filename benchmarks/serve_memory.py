@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__.split("\n")[0],
         allow_abbrev=False,
     )
-    parser.add_argument("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     parser.add_argument(_CHILD, action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.serve:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--model", required=True, help="bundle or workdir of a trained model")
     add("--table", required=True, help="sample table with a test split")
     add("--words", default="1,2,100", help="numbers of words, comma-separated")
-    add("--json", default="", help="file to write the rows to")
+    printing.add_json(parser)
     given = parser.parse_args(arguments)
     try:
         numbers = _numbers(given.words)

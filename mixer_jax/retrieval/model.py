@@ -31,7 +31,6 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 Batch = dict[str, np.ndarray]
-
 METRICS = "metrics.json"
 
 
@@ -42,8 +41,7 @@ class Model:
       config: the training config of the model.
       dim: D, the length of an embedding.
       image_size: S; pictures are scaled to S x S pixels.
-      fingerprint: a hash of weights, tokenizer and architecture: models with
-        equal fingerprints give equal embeddings.
+      fingerprint: equal for models that give equal embeddings.
       ignores_text: the reason why texts are ignored; "" if they are used.
     """
 

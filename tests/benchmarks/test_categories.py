@@ -60,7 +60,6 @@ def test_synthetic_categories_have_a_long_tail():
         (["--sweep=low"], ["--sweep", "low"]),
         (["--method=optics"], ["optics", "dbscan"]),
         (["--log=somewhere"], ["--features"]),
-        (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
 def test_invalid_arguments_are_errors(arguments, words, capsys):

@@ -1,5 +1,7 @@
+import argparse
 import json
 
+import pytest
 import rich.table
 
 from benchmarks import printing
@@ -23,3 +25,15 @@ def test_no_path_writes_nothing(tmp_path, monkeypatch, capsys):
     printing.show(rich.table.Table("ratio"), rows, 40, "")
     assert not list(tmp_path.iterdir())
     assert "Wrote" not in capsys.readouterr().out
+
+
+def test_the_file_is_checked_before_measuring(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    printing.add_json(parser)
+    assert parser.parse_args([]).json == ""
+    path = tmp_path / "new" / "rows.json"
+    assert parser.parse_args([f"--json={path}"]).json == str(path)
+    assert path.parent.is_dir()
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([f"--json={tmp_path}"])
+    assert "The rows cannot be written to" in capsys.readouterr().err

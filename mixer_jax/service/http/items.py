@@ -120,6 +120,7 @@ class _Handler:
         """Answers GET /v1/items/ID/why."""
         service, id = self._service, _id(request)
         service.keys.require_read(request)
+        _require_only_vector(request)
         number = _number(request)
         with service.generations.use() as generation:
             item, vector = await anyio.to_thread.run_sync(
@@ -143,6 +144,18 @@ def _id(request: Request) -> str:
     if not id:
         raise HTTPException(404, "The URL names no item.")
     return id
+
+
+def _require_only_vector(request: Request) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name != "vector":
+            raise bad(
+                f"The URL has the parameter {name[:20]!r}, which is not "
+                "supported. The only parameter is vector."
+            )
+    if len(names) > 1:
+        raise bad("The URL has more than one vector; give only one.")
 
 
 def _number(request: Request) -> int | None:

@@ -262,6 +262,8 @@ def test_an_explanation_says_what_is_missing(asking):
         ("gone", 404, "Item 'gone' cannot be explained: "),
         ("none", 404, "There is no item 'none'."),
         ("flag?vector=x", 400, "vector is 'x'; it must be a whole number"),
+        ("flag?vectr=1", 400, "'vectr', which is not supported"),
+        ("flag?vector=1&vector=2", 400, "more than one vector"),
     ):
         id, _, query = id.partition("?")
         response = asking.get(f"/v1/items/{id}/why?{query}")
