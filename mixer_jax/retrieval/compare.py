@@ -32,6 +32,17 @@ COUNTED = "counted"
 SPLIT, DISTRACTORS = "test/forward", "train/forward"
 _CONFIDENCE = 0.95
 _BATCH = 256  # samples embedded at once
+_REMEDY = (
+    "compare the models with launch/daily.sh or python -m mixer_jax.compare"
+)
+# Exceptions that reading a damaged file raises.
+_DAMAGE = (
+    IsADirectoryError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+)
 
 
 class Difference(NamedTuple):
@@ -226,10 +237,10 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     try:
         figures = json.loads(pathlib.Path(path).read_text("utf-8"))
         if figures["verdict"] not in (BETTER, NOT_WORSE, WORSE, UNKNOWN):
-            raise ValueError(f"the verdict is {figures['verdict']!r}")
+            raise ValueError("unknown verdict")
         return figures
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is missing or damaged ({error}); remove it and compare "
-            "the models again with python -m mixer_jax.compare."
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"There is no {path}; first {_REMEDY}.") from error
+    except _DAMAGE as error:
+        message = f"{path} is damaged; remove it, and {_REMEDY}."
+        raise UserError(message) from error
