@@ -30,18 +30,12 @@ UNKNOWN = "unknown"  # there are too few held-out categories
 MEASURES = ("map", "identical_at_1")  # the first one decides the verdict
 COUNTED = "counted"
 SPLIT, DISTRACTORS = "test/forward", "train/forward"
+# Exceptions raised on reading a damaged JSON file.
+DAMAGE = (IsADirectoryError, ValueError, LookupError, TypeError, RecursionError)
 _CONFIDENCE = 0.95
 _BATCH = 256  # samples embedded at once
 _REMEDY = (
     "compare the models with launch/daily.sh or python -m mixer_jax.compare"
-)
-# Exceptions that reading a damaged file raises.
-_DAMAGE = (
-    IsADirectoryError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RecursionError,
 )
 
 
@@ -241,6 +235,6 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         return figures
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"There is no {path}; first {_REMEDY}.") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         message = f"{path} is damaged; remove it, and {_REMEDY}."
         raise UserError(message) from error

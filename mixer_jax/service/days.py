@@ -202,23 +202,43 @@ def decide(shop: str | os.PathLike, day: str) -> str:
       A message that says what was decided.
 
     Raises:
-      UserError: if the models were not compared, or the index has another model
-        than the one compared with.
+      UserError: if there is no index, if the models were not compared, or if
+        the index has another model than the one compared with.
     """
-    folder, index = day_of(shop, day), index_of(shop)
-    place = folder / DECISION
-    if place.exists():
+    folder = day_of(shop, day)
+    LocalStore.open(index_of(shop)).close()  # raises without an index
+    if (folder / DECISION).exists():
+        message = f"This was decided before. {_read_message(folder / DECISION)}"
+    else:
+        message = _decide(index_of(shop), folder)
+    _prune(shop)
+    return message
+
+
+def _read_message(place: pathlib.Path) -> str:
+    """Returns the message of a decision."""
+    try:
         message = json.loads(place.read_text("utf-8"))["message"]
-        return f"This was decided before. {message}"
+        if not isinstance(message, str):
+            raise TypeError("the message is not text")
+        return message
+    except compare.DAMAGE as error:
+        raise UserError(
+            f"{place} is damaged; remove it, and decide again with "
+            "launch/daily.sh or python -m mixer_jax.daily decide."
+        ) from error
+
+
+def _decide(index: pathlib.Path, folder: pathlib.Path) -> str:
+    """Switches the index or keeps it, and writes the decision."""
     verdict = compare.read(folder / COMPARISON)["verdict"]
     switched = verdict in _SWITCHED
     if switched:
         _switch(index, folder)
     result = "was switched to it" if switched else "keeps the current model"
-    message = f"{day}: the new model is {verdict}; the index {result}"
+    message = f"{folder.name}: the new model is {verdict}; the index {result}"
     text = json.dumps({"switched": switched, "message": message}, indent=2)
-    files.write_text(place, text + "\n")
-    _prune(shop)
+    files.write_text(folder / DECISION, text + "\n")
     return message
 
 

@@ -138,6 +138,22 @@ def test_a_decision_is_made_once(shop, color_run):
     assert serving(shop) == ("items-1.sqlite", color_run / "stage1")
 
 
+def test_a_damaged_decision_is_refused(shop, color_run):
+    folder = finish(shop, color_run, "2026-01-01", "worse")
+    for text in ("{", "[]", '{"message": 1}'):
+        (folder / "decision.json").write_text(text)
+        with pytest.raises(UserError, match=r"n\.json is damaged; remove it"):
+            days.decide(shop, "2026-01-01")
+
+
+def test_nothing_is_decided_without_an_index(shop, color_run):
+    folder = finish(shop, color_run, "2026-01-01", "worse")
+    shutil.rmtree(shop / "index")
+    with pytest.raises(UserError, match="There is no index in"):
+        days.decide(shop, "2026-01-01")
+    assert not (folder / "decision.json").exists()
+
+
 def test_an_interrupted_decision_does_not_embed_again(
     shop, color_run, monkeypatch
 ):
@@ -180,6 +196,10 @@ def test_old_days_keep_their_decisions_only(shop, color_run, tmp_path):
     whole = sorted(["current", "model", "pictures", *few])
     assert [left[names[n]] for n in (1, 3, 4, 5)] == [whole] * 4
     assert (pictures / "one.png").exists()
+    # As if the last decision had been interrupted before old days were emptied.
+    (shop / "days" / names[0] / "queries.csv").write_text("")
+    days.decide(shop, names[-1])
+    assert not (shop / "days" / names[0] / "queries.csv").exists()
     for number in (4, 3, 1):
         upkeep.roll_back(shop / "index")
         assert serving(shop)[1] == shop / "days" / names[number] / "model"
