@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import pandas as pd
 
@@ -85,9 +84,12 @@ def begin(
       A message with the numbers of queries, items and clicks.
 
     Raises:
-      UserError: if an input is missing or invalid.
+      UserError: if an input is missing or invalid, or if the day is in the
+        future or before another one.
     """
     folder = day_of(shop, day)
+    _check_order(folder)
+    _check_events(events)
     with LocalStore.open(index_of(shop)) as store:
         model, kinds = opening.find_model(store), store.fields
     last = _last_clicks(folder)
@@ -119,6 +121,32 @@ def begin(
     )
 
 
+def _check_order(folder: pathlib.Path) -> None:
+    """Checks that a day is neither in the future nor before another one."""
+    day = folder.name
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    if day > today:
+        raise UserError(
+            f"--day={day} is in the future; choose a day up to {today} (UTC)."
+        )
+    latest = max((path.name for path in _days(folder)), default=day)
+    if day < latest:
+        raise UserError(
+            f"--day={day} is before {latest}, the latest day in "
+            f"{folder.parent}, whose clicks would count as new; choose "
+            f"{latest} or a later day."
+        )
+
+
+def _check_events(events: str | os.PathLike) -> None:
+    if not paths.local(events, "The folder of events").is_dir():
+        raise UserError(
+            f"There is no folder {os.fspath(events)}; correct --events, or "
+            f"start the service with --events={os.fspath(events)}, which "
+            "creates it."
+        )
+
+
 def _write(
     folder: pathlib.Path, log: recorded.Recorded, items: pd.DataFrame
 ) -> None:
@@ -134,23 +162,29 @@ def _write(
 
 def _link(place: pathlib.Path, target: paths.Path | None) -> None:
     """Makes a symbolic link, unless there is no target."""
+    if place.is_dir() and not place.is_symlink():
+        raise UserError(f"{place} is a folder instead of a link; remove it.")
     place.unlink(missing_ok=True)
     if target is not None:
         place.symlink_to(paths.absolute(target))
 
 
-def _days(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the folders of the days before the given one, latest first."""
+def _days(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of a shop's days, given one of them, latest first."""
     if not folder.parent.is_dir():
-        return
-    for path in sorted(folder.parent.iterdir(), reverse=True):
-        if _is_date(path.name) and path.name < folder.name:
-            yield path
+        return []
+    found = (path for path in folder.parent.iterdir() if _is_date(path.name))
+    return sorted(found, reverse=True)
+
+
+def _earlier(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of the days before a given one, latest first."""
+    return [path for path in _days(folder) if path.name < folder.name]
 
 
 def _last_clicks(folder: pathlib.Path) -> pd.DataFrame | None:
     """Returns the clicks of the last day with any."""
-    for other in _days(folder):
+    for other in _earlier(folder):
         if (other / CLICKS).exists():
             frame = tables.read(other / CLICKS, _LAYOUT)
             return frame.astype({"exposures": int, "clicks": int})
@@ -176,7 +210,7 @@ def _previous(folder: pathlib.Path, model: paths.Path) -> pathlib.Path | None:
     Without an earlier day, these are the categories of the current model if
     their IDs could be confused with new ones.
     """
-    for other in _days(folder):
+    for other in _earlier(folder):
         if (other / found.FOUND).exists():
             return other
     if bundle.is_bundle(model):

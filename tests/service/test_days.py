@@ -69,6 +69,7 @@ def serving(shop):
 
 
 def test_clicks_become_the_log_of_a_day(begin, record, shop, colors):
+    (shop.parent / "events").mkdir()
     assert "No events were recorded in" in begin("2026-01-01")
     record(red="red_document_forward", green="green_document_forward")
     message = begin("2026-01-01")
@@ -115,6 +116,28 @@ def test_ids_of_the_first_model_are_not_used_for_others(
     begin("2026-01-01")
     folder = color_run.parent / "shop/days/2026-01-01"
     assert (folder / "previous").resolve() == color_run.parent
+
+
+def test_days_are_begun_in_order(begin, shop):
+    (shop / "days/2026-01-05").mkdir(parents=True)
+    with pytest.raises(UserError, match="is before 2026-01-05, the latest day"):
+        begin("2026-01-04")
+    with pytest.raises(UserError, match="--day=9999-01-01 is in the future"):
+        begin("9999-01-01")
+
+
+def test_events_are_in_an_existing_local_folder(begin, shop):
+    with pytest.raises(UserError, match="which creates it"):
+        begin("2026-01-01")
+    with pytest.raises(UserError, match="must be stored on this machine"):
+        days.begin(shop, "http://x", "catalog.csv", "2026-01-01")
+
+
+def test_a_folder_in_place_of_a_link_is_refused(begin, record, shop):
+    record(red="red_document_forward")
+    (shop / "days/2026-01-01/current").mkdir(parents=True)
+    with pytest.raises(UserError, match="current is a folder instead of a"):
+        begin("2026-01-01")
 
 
 @pytest.mark.parametrize("verdict", ["worse", "unknown"])
