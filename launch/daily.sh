@@ -80,6 +80,11 @@ if [[ -z $catalog ]]; then reject "--catalog=TABLE is missing."; fi
 day=${day:-$(date -u +%F)}
 tolerance=${tolerance:-0}
 
+# An interrupted build leaves a record that names no file.
+is_built() {
+  [[ -e $index/index.json ]] && ! grep -qs '"items": ""' "$index/index.json"
+}
+
 # Prints the number of days in the month of a date, 0 for an invalid month.
 count_days() {
   local year=$((10#${1:0:4}))
@@ -101,7 +106,7 @@ fi
 if [[ ! $tolerance =~ ^(0|0?\.[0-9]+|1)$ ]]; then
   reject "--tolerance=$tolerance is not a number from 0 to 1."
 fi
-if [[ -e $index/index.json ]]; then
+if is_built; then
   if [[ ! -d $events ]]; then
     reject "--events=$events: there is no such folder; correct the path, or" \
       "start the service with this option, which creates the folder."
@@ -122,7 +127,7 @@ step() {
 }
 
 say "1/6 Updating the index with the catalog"
-if [[ -e $index/index.json ]]; then
+if is_built; then
   run "$python" -m mixer_jax.index add --index="$index" --table="$catalog"
 else
   run "$python" -m mixer_jax.index build --workdir="$model" \

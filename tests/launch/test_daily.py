@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from mixer_jax.service.stores import generations
+
 # Writes what the project's commands would write, and logs them.
 _PYTHON = """\
 #!/usr/bin/env bash
@@ -73,6 +75,14 @@ def test_a_day_without_clicks_ends_well(fresh):
     assert done.returncode == 0, done.stdout
     assert "nothing to learn" in done.stdout
     assert commands(fresh) == ["index build", "daily begin"]
+
+
+def test_an_interrupted_build_is_resumed(fresh):
+    index = fresh.folder / "shop/index"
+    index.mkdir(parents=True)
+    generations.reserve(index)
+    assert fresh.run(*FIRST).returncode == 0
+    assert commands(fresh)[0] == "index build"
 
 
 def test_only_the_first_run_needs_no_folder_of_events(fresh):
