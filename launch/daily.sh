@@ -12,11 +12,12 @@
 # The first run builds SHOP/index with MODEL, a workdir or a bundle; serve it
 # with `python -m mixer_jax.serve --index=SHOP/index --events=EVENTS`, which
 # creates EVENTS, before the next run. Each run adds the catalog's new and
-# changed documents to the index. If there are new clicks, it then finds categories, which keep their IDs; continues the training
-# of the current model on nine tenths of them; compares both models on the
-# queries of the others; and, unless the new model is significantly worse
-# (--tolerance is by how much the MAP may decrease), embeds the index again with
-# the new model. A running service switches to it without an interruption.
+# changed documents to the index. If there are new clicks, it then finds
+# categories, which keep their IDs; continues the training of the current model
+# on nine tenths of them; compares both models on the queries of the others;
+# and, unless the new model is significantly worse (--tolerance is by how much
+# the MAP may decrease), embeds the index again with the new model. A running
+# service switches to it without an interruption.
 # SHOP/days/DATE holds the day's results; --day is by default today, in UTC.
 #
 # --roll-back returns the index to the model and the items before the last
