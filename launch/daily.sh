@@ -10,13 +10,14 @@
 # and clicks; TABLE is a sample table, whose documents are the catalog.
 #
 # The first run builds SHOP/index with MODEL, a workdir or a bundle; serve it
-# with `python -m mixer_jax.serve --index=SHOP/index --events=EVENTS`. Each run
-# adds the catalog's new and changed documents to the index. If there are new
-# clicks, it then finds categories, which keep their IDs; continues the training
-# of the current model on nine tenths of them; compares both models on the
-# queries of the others; and, unless the new model is significantly worse
-# (--tolerance is by how much the MAP may decrease), embeds the index again with
-# the new model. A running service switches to it without an interruption.
+# with `python -m mixer_jax.serve --index=SHOP/index --events=EVENTS`, which
+# creates EVENTS, before the next run. Each run adds the catalog's new and
+# changed documents to the index. If there are new clicks, it then finds
+# categories, which keep their IDs; continues the training of the current model
+# on nine tenths of them; compares both models on the queries of the others;
+# and, unless the new model is significantly worse (--tolerance is by how much
+# the MAP may decrease), embeds the index again with the new model. A running
+# service switches to it without an interruption.
 # SHOP/days/DATE holds the day's results; --day is by default today, in UTC.
 #
 # --roll-back returns the index to the model and the items before the last
@@ -31,8 +32,7 @@ source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/environment.sh"
 known="--folder=SHOP, --events=EVENTS, --catalog=TABLE, --model=MODEL, "
 known+="--day=DATE, --tolerance=SHARE, --roll-back, "
 folder="" events="" catalog="" model="" roll_back=false
-day=$(date -u +%F)
-tolerance=0
+day="" tolerance=""
 options=()
 while (($#)); do
   case $1 in
@@ -53,10 +53,24 @@ while (($#)); do
 done
 read_options ${options[@]+"${options[@]}"}
 if [[ -z $folder ]]; then reject "--folder=SHOP is missing."; fi
+for name in folder events; do
+  if [[ ${!name} == *://* ]]; then
+    reject "--$name=${!name} is not a local path; choose a folder on this" \
+      "machine."
+  fi
+done
 python=$venv/bin/python
 index=$folder/index
 
 if $roll_back; then
+  for name in events catalog model day tolerance; do
+    if [[ -n ${!name} ]]; then
+      reject "--roll-back does not use --$name; remove it."
+    fi
+  done
+  if (($#)); then
+    reject "--roll-back does not use training options; remove those after --."
+  fi
   make_environment
   run "$python" -m mixer_jax.index roll-back --index="$index"
   exit
@@ -64,13 +78,41 @@ fi
 
 if [[ -z $events ]]; then reject "--events=EVENTS is missing."; fi
 if [[ -z $catalog ]]; then reject "--catalog=TABLE is missing."; fi
-if [[ ! $day =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}$ ]]; then
+day=${day:-$(date -u +%F)}
+tolerance=${tolerance:-0}
+
+# An interrupted build leaves a record that names no file.
+is_built() {
+  [[ -e $index/index.json ]] && ! grep -qs '"items": ""' "$index/index.json"
+}
+
+# Prints the number of days in the month of a date, 0 for an invalid month.
+count_days() {
+  local year=$((10#${1:0:4}))
+  case ${1:5:2} in
+    02) echo $((28 + (year % 4 == 0 && year % 100 != 0 || year % 400 == 0))) ;;
+    04 | 06 | 09 | 11) echo 30 ;;
+    01 | 03 | 05 | 07 | 08 | 10 | 12) echo 31 ;;
+    *) echo 0 ;;
+  esac
+}
+
+if [[ ! $day =~ ^[0-9]{4}-[0-9]{2}-[0-9]{2}$ || ${day:8} == 00 ]] ||
+  ((10#${day:8} > $(count_days "$day"))); then
   reject "--day=$day is not a date such as 2026-01-31."
+fi
+if [[ $day > $(date -u +%F) ]]; then
+  reject "--day=$day is in the future; choose a day up to today (UTC)."
 fi
 if [[ ! $tolerance =~ ^(0|0?\.[0-9]+|1)$ ]]; then
   reject "--tolerance=$tolerance is not a number from 0 to 1."
 fi
-if [[ ! -e $index/index.json && -z $model ]]; then
+if is_built; then
+  if [[ ! -d $events ]]; then
+    reject "--events=$events: there is no such folder; correct the path, or" \
+      "start the service with this option, which creates the folder."
+  fi
+elif [[ -z $model ]]; then
   reject "there is no index in $index yet; name its first model with" \
     "--model=MODEL, a workdir or a bundle."
 fi
@@ -86,11 +128,17 @@ step() {
 }
 
 say "1/6 Updating the index with the catalog"
-if [[ -e $index/index.json ]]; then
+if is_built; then
   run "$python" -m mixer_jax.index add --index="$index" --table="$catalog"
 else
   run "$python" -m mixer_jax.index build --workdir="$model" \
     --table="$catalog" --out="$index"
+fi
+if [[ ! -d $events ]] && ! $dry_run; then
+  say "Done. Start the service, which records searches and clicks:"
+  printf '%s\n' "$(quoted "$python" -m mixer_jax.serve --index="$index" \
+    --events="$events")" || true
+  exit
 fi
 
 say "2/6 Reading the clicks until $day"

@@ -73,6 +73,7 @@ check_needs
 
 check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
   "use at most 40 of a-z, 0-9 and -, starting with a letter, not ending in -."
+check_namespace
 if [[ $command != render ]]; then
   need_program kubectl "it is needed to connect to the cluster"
 fi
@@ -107,7 +108,7 @@ render() {
   check DATA '^gs://.' \
     "a slice's hosts share no disk; use gs://BUCKET/FOLDER."
   check ACCELERATOR '^[-a-z0-9]+$' "$plain"
-  check IMAGE '^[-a-zA-Z0-9._/:@]+$' "$plain"
+  check_image
   SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
   check SERVICE_ACCOUNT '^[-.a-z0-9]+$' "$plain"
   CHIPS_PER_HOST=${CHIPS_PER_HOST:-}

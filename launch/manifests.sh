@@ -13,6 +13,18 @@ check() {
   if [[ ! ${!1} =~ $2 ]]; then reject "$1=$(quoted "${!1}"): $3"; fi
 }
 
+check_image() {
+  check IMAGE '^[a-zA-Z0-9]([-a-zA-Z0-9._/:@]*[a-zA-Z0-9])?$' \
+    "expected the name of an image, as in my-registry/my-project/image:1."
+}
+
+# Sets $NAMESPACE.
+check_namespace() {
+  NAMESPACE=${NAMESPACE:-default}
+  check NAMESPACE '^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$' \
+    "use at most 63 of a-z, 0-9 and -, without - at the start or end."
+}
+
 # Sets the array $1 to the other words, escaped for double quotes in YAML, and
 # for a container's command, in which Kubernetes expands $(NAME).
 escape() {
@@ -58,7 +70,7 @@ fill() { # FILE
   done <"$1"
 }
 
-kubectl_here() { run kubectl --namespace="${NAMESPACE:-default}" "$@"; }
+kubectl_here() { run kubectl --namespace="$NAMESPACE" "$@"; }
 
 # Sends what render prints to the cluster.
 apply() {

@@ -40,7 +40,9 @@ lines=100
 follow=()
 command=${1:-}
 if (($#)); then shift; fi
+given=()
 while (($#)); do
+  if [[ $1 != -- ]]; then given+=("${1%%=*}"); fi
   case $1 in
     --replicas=*) REPLICAS=${1#*=} && check_number "$1" ;;
     --max-replicas=*) MAX_REPLICAS=${1#*=} && check_number "$1" ;;
@@ -66,6 +68,29 @@ case $command in
     ;;
 esac
 
+# Refuses options that the subcommand would ignore.
+check_options() {
+  local option used=" --dry-run "
+  case $command in
+    milvus) used+="--cluster " ;;
+    render | apply)
+      used+="--replicas --max-replicas --read-key --write-key --events --queue "
+      ;;
+    logs) used+="--lines --follow " ;;
+  esac
+  for option in ${given[@]+"${given[@]}"}; do
+    if [[ $used != *" $option "* ]]; then
+      reject "$command does not use $option; its options:${used% }."
+    fi
+  done
+  case $command in
+    status | logs | delete)
+      if (($#)); then reject "$command takes no options after --."; fi
+      ;;
+  esac
+}
+check_options "$@"
+
 need NAME "a name of your choice for the service" shop
 case $command in
   render | apply)
@@ -82,12 +107,25 @@ case $command in
 esac
 check_needs
 
-name_pattern='^[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?$'
-name_rule="use a-z, 0-9, - and ., starting and ending with a letter or digit."
+label='[a-z0-9]([-a-z0-9]*[a-z0-9])?'
+name_pattern="^$label(\\.$label)*\$"
+name_rule="use a-z, 0-9, - and ., where all parts between dots start and end"
+name_rule+=" with a letter or digit."
+
+# Checks the variable $1, the name of a resource in the cluster.
+check_resource() {
+  local value=${!1}
+  check "$1" "$name_pattern" "$name_rule"
+  if ((${#value} > 253)); then
+    reject "$1 has ${#value} characters; use at most 253."
+  fi
+}
+
 check NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' \
   "use at most 40 of a-z, 0-9 and -, starting with a letter, not ending in -."
+check_namespace
 SECRET=${SECRET:-$NAME}
-check SECRET "$name_pattern" "$name_rule"
+check_resource SECRET
 case $command in
   render) ;;
   milvus) need_program helm "it is needed to install Milvus" ;;
@@ -97,6 +135,8 @@ esac
 # Checks INDEX, and sets $MILVUS_PORT.
 check_index() {
   local name='[A-Za-z_][A-Za-z0-9_]*'
+  local part='[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?' host
+  host="$part(\\.$part)*\\.?"
   local form="http://HOST:PORT, http://HOST:PORT/DATABASE"
   form+=" or http://HOST:PORT#COLLECTION"
   if [[ $INDEX != *://* ]]; then
@@ -107,7 +147,7 @@ check_index() {
     reject "INDEX must not have a password; put it in the secret $SECRET as" \
       "milvus-token."
   fi
-  check INDEX "^https?://[-A-Za-z0-9.]+:[1-9][0-9]{0,4}(/$name)?(#$name)?\$" \
+  check INDEX "^https?://$host:[1-9][0-9]{0,4}(/$name)?(#$name)?\$" \
     "expected $form."
   MILVUS_PORT=${INDEX#*://*:}
   MILVUS_PORT=${MILVUS_PORT%%[/#]*}
@@ -127,12 +167,11 @@ render() {
   local EXTRA MILVUS_PORT part
   check_index
   check_replicas
-  check IMAGE '^[-a-zA-Z0-9._/:@]+$' \
-    "expected a plain value, without spaces or quotes."
-  check MODELS "$name_pattern" "$name_rule"
+  check_image
+  check_resource MODELS
   check MODEL '^[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$' \
     "expected the path of a folder in the volume, such as stage3."
-  if is_chosen --events; then check EVENTS "$name_pattern" "$name_rule"; fi
+  if is_chosen --events; then check_resource EVENTS; fi
   CPUS=${CPUS:-4} MEMORY=${MEMORY:-6Gi}
   check CPUS '^[1-9][0-9]{0,2}$' "expected a whole number of cores."
   check MEMORY '^[1-9][0-9]{0,5}[MG]i$' "expected a size such as 6Gi."
@@ -151,7 +190,7 @@ install_milvus() {
       reject "$root/$values cannot be written."
   fi
   run helm upgrade --install "$NAME-milvus" milvus --repo="$charts" \
-    --version="$chart_version" --namespace="${NAMESPACE:-default}" \
+    --version="$chart_version" --namespace="$NAMESPACE" \
     --values="$values" ${extra[@]+"${extra[@]}"}
 }
 

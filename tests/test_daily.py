@@ -180,6 +180,7 @@ def visit(client, recorder, catalog, seed):
 @pytest.mark.slow
 def test_a_shop_learns_from_clicks_and_rolls_back(shop, capsys):
     place = shop.folder / "index"
+    shop.events.mkdir()
     shop.learn("2026-01-01")
     assert "No events were recorded in" in capsys.readouterr().out
     assert not (shop.folder / "days").exists()

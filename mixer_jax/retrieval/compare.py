@@ -30,8 +30,13 @@ UNKNOWN = "unknown"  # there are too few held-out categories
 MEASURES = ("map", "identical_at_1")  # the first one decides the verdict
 COUNTED = "counted"
 SPLIT, DISTRACTORS = "test/forward", "train/forward"
+# Exceptions raised on reading a damaged JSON file.
+DAMAGE = (IsADirectoryError, ValueError, LookupError, TypeError, RecursionError)
 _CONFIDENCE = 0.95
 _BATCH = 256  # samples embedded at once
+_REMEDY = (
+    "compare the models with launch/daily.sh or python -m mixer_jax.compare"
+)
 
 
 class Difference(NamedTuple):
@@ -226,10 +231,10 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     try:
         figures = json.loads(pathlib.Path(path).read_text("utf-8"))
         if figures["verdict"] not in (BETTER, NOT_WORSE, WORSE, UNKNOWN):
-            raise ValueError(f"the verdict is {figures['verdict']!r}")
+            raise ValueError("unknown verdict")
         return figures
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is missing or damaged ({error}); remove it and compare "
-            "the models again with python -m mixer_jax.compare."
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"There is no {path}; first {_REMEDY}.") from error
+    except DAMAGE as error:
+        message = f"{path} is damaged; remove it, and {_REMEDY}."
+        raise UserError(message) from error

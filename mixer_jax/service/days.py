@@ -21,7 +21,6 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import pandas as pd
 
@@ -85,9 +84,12 @@ def begin(
       A message with the numbers of queries, items and clicks.
 
     Raises:
-      UserError: if an input is missing or invalid.
+      UserError: if an input is missing or invalid, or if the day is in the
+        future or before another one.
     """
     folder = day_of(shop, day)
+    _check_order(folder)
+    _check_events(events)
     with LocalStore.open(index_of(shop)) as store:
         model, kinds = opening.find_model(store), store.fields
     last = _last_clicks(folder)
@@ -119,6 +121,32 @@ def begin(
     )
 
 
+def _check_order(folder: pathlib.Path) -> None:
+    """Checks that a day is neither in the future nor before another one."""
+    day = folder.name
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    if day > today:
+        raise UserError(
+            f"--day={day} is in the future; choose a day up to {today} (UTC)."
+        )
+    latest = max((path.name for path in _days(folder)), default=day)
+    if day < latest:
+        raise UserError(
+            f"--day={day} is before {latest}, the latest day in "
+            f"{folder.parent}, whose clicks would count as new; choose "
+            f"{latest} or a later day."
+        )
+
+
+def _check_events(events: str | os.PathLike) -> None:
+    if not paths.local(events, "The folder of events").is_dir():
+        raise UserError(
+            f"There is no folder {os.fspath(events)}; correct --events, or "
+            f"start the service with --events={os.fspath(events)}, which "
+            "creates it."
+        )
+
+
 def _write(
     folder: pathlib.Path, log: recorded.Recorded, items: pd.DataFrame
 ) -> None:
@@ -134,23 +162,29 @@ def _write(
 
 def _link(place: pathlib.Path, target: paths.Path | None) -> None:
     """Makes a symbolic link, unless there is no target."""
+    if place.is_dir() and not place.is_symlink():
+        raise UserError(f"{place} is a folder instead of a link; remove it.")
     place.unlink(missing_ok=True)
     if target is not None:
         place.symlink_to(paths.absolute(target))
 
 
-def _days(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the folders of the days before the given one, latest first."""
+def _days(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of a shop's days, given one of them, latest first."""
     if not folder.parent.is_dir():
-        return
-    for path in sorted(folder.parent.iterdir(), reverse=True):
-        if _is_date(path.name) and path.name < folder.name:
-            yield path
+        return []
+    found = (path for path in folder.parent.iterdir() if _is_date(path.name))
+    return sorted(found, reverse=True)
+
+
+def _earlier(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of the days before a given one, latest first."""
+    return [path for path in _days(folder) if path.name < folder.name]
 
 
 def _last_clicks(folder: pathlib.Path) -> pd.DataFrame | None:
     """Returns the clicks of the last day with any."""
-    for other in _days(folder):
+    for other in _earlier(folder):
         if (other / CLICKS).exists():
             frame = tables.read(other / CLICKS, _LAYOUT)
             return frame.astype({"exposures": int, "clicks": int})
@@ -176,7 +210,7 @@ def _previous(folder: pathlib.Path, model: paths.Path) -> pathlib.Path | None:
     Without an earlier day, these are the categories of the current model if
     their IDs could be confused with new ones.
     """
-    for other in _days(folder):
+    for other in _earlier(folder):
         if (other / found.FOUND).exists():
             return other
     if bundle.is_bundle(model):
@@ -202,23 +236,43 @@ def decide(shop: str | os.PathLike, day: str) -> str:
       A message that says what was decided.
 
     Raises:
-      UserError: if the models were not compared, or the index has another model
-        than the one compared with.
+      UserError: if there is no index, if the models were not compared, or if
+        the index has another model than the one compared with.
     """
-    folder, index = day_of(shop, day), index_of(shop)
-    place = folder / DECISION
-    if place.exists():
+    folder = day_of(shop, day)
+    LocalStore.open(index_of(shop)).close()  # raises without an index
+    if (folder / DECISION).exists():
+        message = f"This was decided before. {_read_message(folder / DECISION)}"
+    else:
+        message = _decide(index_of(shop), folder)
+    _prune(shop)
+    return message
+
+
+def _read_message(place: pathlib.Path) -> str:
+    """Returns the message of a decision."""
+    try:
         message = json.loads(place.read_text("utf-8"))["message"]
-        return f"This was decided before. {message}"
+        if not isinstance(message, str):
+            raise TypeError("the message is not text")
+        return message
+    except compare.DAMAGE as error:
+        raise UserError(
+            f"{place} is damaged; remove it, and decide again with "
+            "launch/daily.sh or python -m mixer_jax.daily decide."
+        ) from error
+
+
+def _decide(index: pathlib.Path, folder: pathlib.Path) -> str:
+    """Switches the index or keeps it, and writes the decision."""
     verdict = compare.read(folder / COMPARISON)["verdict"]
     switched = verdict in _SWITCHED
     if switched:
         _switch(index, folder)
     result = "was switched to it" if switched else "keeps the current model"
-    message = f"{day}: the new model is {verdict}; the index {result}"
+    message = f"{folder.name}: the new model is {verdict}; the index {result}"
     text = json.dumps({"switched": switched, "message": message}, indent=2)
-    files.write_text(place, text + "\n")
-    _prune(shop)
+    files.write_text(folder / DECISION, text + "\n")
     return message
 
 

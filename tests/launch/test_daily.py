@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from mixer_jax.service.stores import generations
+
 # Writes what the project's commands would write, and logs them.
 _PYTHON = """\
 #!/usr/bin/env bash
@@ -41,6 +43,7 @@ def fresh(project):
         for name in ("requirements.txt", "pyproject.toml")
     )
     (project.folder / ".venv/installed").write_text(wanted)
+    (project.folder / "events").mkdir()
     return project
 
 
@@ -72,6 +75,26 @@ def test_a_day_without_clicks_ends_well(fresh):
     assert done.returncode == 0, done.stdout
     assert "nothing to learn" in done.stdout
     assert commands(fresh) == ["index build", "daily begin"]
+
+
+def test_an_interrupted_build_is_resumed(fresh):
+    index = fresh.folder / "shop/index"
+    index.mkdir(parents=True)
+    generations.reserve(index)
+    assert fresh.run(*FIRST).returncode == 0
+    assert commands(fresh)[0] == "index build"
+
+
+def test_only_the_first_run_needs_no_folder_of_events(fresh):
+    (fresh.folder / "events").rmdir()
+    done = fresh.run(*FIRST)
+    assert done.returncode == 0, done.stdout
+    assert "serve --index=shop/index --events=events\n" in done.stdout
+    assert commands(fresh) == ["index build"]
+    done = fresh.run(*DAY)
+    assert done.returncode == 2
+    assert "--events=events: there is no such folder" in done.stdout
+    assert not commands(fresh)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +135,21 @@ def test_roll_back_needs_only_the_folder(fresh):
         (SHOP[:2], "--catalog=TABLE is missing"),
         (SHOP, "no index in shop/index yet; name its first model with"),
         ((*SHOP, "--day=today"), "--day=today is not a date"),
+        ((*SHOP, "--day=2026-02-29"), "--day=2026-02-29 is not a date"),
+        ((*SHOP, "--day=2026-04-31"), "--day=2026-04-31 is not a date"),
+        ((*SHOP, "--day=2026-09-00"), "--day=2026-09-00 is not a date"),
+        ((*SHOP, "--day=2026-13-08"), "--day=2026-13-08 is not a date"),
+        ((*SHOP, "--day=9996-02-29"), "--day=9996-02-29 is in the future"),
+        (("--folder=gs://b/x", *SHOP[1:]), "--folder=gs://b/x is not a local"),
+        ((*SHOP, "--events=http://x"), "--events=http://x is not a local path"),
+        (
+            (*SHOP[:2], "--roll-back"),
+            "--roll-back does not use --events; remove it",
+        ),
+        (
+            (SHOP[0], "--roll-back", "--", "--config.steps=9"),
+            "--roll-back does not use training options",
+        ),
         ((*SHOP, "--tolerance=1.5"), "--tolerance=1.5 is not a number from 0"),
         ((*SHOP, "--fast"), "unknown option --fast; known: --folder=SHOP"),
         (("--folder=",), "unknown option --folder="),

@@ -242,7 +242,7 @@ def test_a_subcommand_requires_only_the_variables_it_needs(project):
             ["render"],
             "not a multiple of",
         ),
-        ("gke.sh", SLICE | {"IMAGE": 'a"b'}, ["render"], "plain value"),
+        ("gke.sh", SLICE | {"IMAGE": 'a"b'}, ["render"], "name of an image"),
         (
             "gke.sh",
             SLICE,

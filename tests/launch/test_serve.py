@@ -346,6 +346,30 @@ def test_nothing_is_applied_if_rendering_fails(project):
     assert not (project.folder / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("render", "--follow"), "render does not use --follow; its options:"),
+        (("milvus", "--events"), "its options: --dry-run --cluster."),
+        (("logs", "--lines=9", "--queue"), "logs does not use --queue"),
+        (("status", "--", "--watch"), "status takes no options after --."),
+        (("render", "INDEX=http://-:80"), "expected http://HOST:PORT,"),
+        (("render", "INDEX=http://..:80"), "expected http://HOST:PORT,"),
+        (("render", "IMAGE=-x"), "IMAGE=-x: expected the name of an image"),
+        (("render", "MODELS=a..b"), "where all parts between dots start"),
+        (("render", "MODELS=" + "a" * 254), "use at most 253"),
+        (("status", "NAMESPACE='a b'"), "use at most 63 of a-z, 0-9 and -"),
+    ],
+)
+def test_what_a_subcommand_cannot_use_is_refused(project, words, message):
+    given = [word.split("=", 1) for word in words if word[0].isupper()]
+    options = [word for word in words if not word[0].isupper()]
+    done = project.run("launch/serve.sh", *options, **SERVICE | dict(given))
+    assert done.returncode == 2
+    assert message in " ".join(done.stdout.split())
+    assert "was run" not in done.stdout
+
+
 def _values(project, *options):
     """Returns the values that Helm gets, and its other options."""
     project.program("helm", '#!/bin/sh\nprintf "%s\\n" "$@" >helm.txt\n')

@@ -101,9 +101,11 @@ def test_equal_models_are_rarely_called_worse():
 
 def test_a_damaged_comparison_is_refused(tmp_path):
     path = tmp_path / "comparison.json"
+    with pytest.raises(UserError, match=r"^There is no .*json; first compare"):
+        compare.read(path)
     for content in ("{", "[]", '{"verdict": "fine"}'):
         path.write_text(content)
-        with pytest.raises(UserError, match="remove it and compare"):
+        with pytest.raises(UserError, match="damaged; remove it, and compare"):
             compare.read(path)
     path.write_text('{"verdict": "worse"}')
     assert compare.read(path)["verdict"] == compare.WORSE

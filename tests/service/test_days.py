@@ -69,6 +69,7 @@ def serving(shop):
 
 
 def test_clicks_become_the_log_of_a_day(begin, record, shop, colors):
+    (shop.parent / "events").mkdir()
     assert "No events were recorded in" in begin("2026-01-01")
     record(red="red_document_forward", green="green_document_forward")
     message = begin("2026-01-01")
@@ -117,6 +118,28 @@ def test_ids_of_the_first_model_are_not_used_for_others(
     assert (folder / "previous").resolve() == color_run.parent
 
 
+def test_days_are_begun_in_order(begin, shop):
+    (shop / "days/2026-01-05").mkdir(parents=True)
+    with pytest.raises(UserError, match="is before 2026-01-05, the latest day"):
+        begin("2026-01-04")
+    with pytest.raises(UserError, match="--day=9999-01-01 is in the future"):
+        begin("9999-01-01")
+
+
+def test_events_are_in_an_existing_local_folder(begin, shop):
+    with pytest.raises(UserError, match="which creates it"):
+        begin("2026-01-01")
+    with pytest.raises(UserError, match="must be stored on this machine"):
+        days.begin(shop, "http://x", "catalog.csv", "2026-01-01")
+
+
+def test_a_folder_in_place_of_a_link_is_refused(begin, record, shop):
+    record(red="red_document_forward")
+    (shop / "days/2026-01-01/current").mkdir(parents=True)
+    with pytest.raises(UserError, match="current is a folder instead of a"):
+        begin("2026-01-01")
+
+
 @pytest.mark.parametrize("verdict", ["worse", "unknown"])
 def test_a_worse_model_is_not_used(shop, color_run, verdict):
     before = serving(shop)
@@ -138,6 +161,22 @@ def test_a_decision_is_made_once(shop, color_run):
     assert serving(shop) == ("items-1.sqlite", color_run / "stage1")
 
 
+def test_a_damaged_decision_is_refused(shop, color_run):
+    folder = finish(shop, color_run, "2026-01-01", "worse")
+    for text in ("{", "[]", '{"message": 1}'):
+        (folder / "decision.json").write_text(text)
+        with pytest.raises(UserError, match=r"n\.json is damaged; remove it"):
+            days.decide(shop, "2026-01-01")
+
+
+def test_nothing_is_decided_without_an_index(shop, color_run):
+    folder = finish(shop, color_run, "2026-01-01", "worse")
+    shutil.rmtree(shop / "index")
+    with pytest.raises(UserError, match="There is no index in"):
+        days.decide(shop, "2026-01-01")
+    assert not (folder / "decision.json").exists()
+
+
 def test_an_interrupted_decision_does_not_embed_again(
     shop, color_run, monkeypatch
 ):
@@ -156,7 +195,7 @@ def test_a_model_must_have_been_compared_with_the_current_one(shop, color_run):
     with pytest.raises(UserError, match="but the new model was compared with"):
         days.decide(shop, "2026-01-01")
     (folder / "comparison.json").unlink()
-    with pytest.raises(UserError, match="missing or damaged"):
+    with pytest.raises(UserError, match=r"There is no .*launch/daily\.sh"):
         days.decide(shop, "2026-01-01")
 
 
@@ -180,6 +219,10 @@ def test_old_days_keep_their_decisions_only(shop, color_run, tmp_path):
     whole = sorted(["current", "model", "pictures", *few])
     assert [left[names[n]] for n in (1, 3, 4, 5)] == [whole] * 4
     assert (pictures / "one.png").exists()
+    # As if the last decision had been interrupted before old days were emptied.
+    (shop / "days" / names[0] / "queries.csv").write_text("")
+    days.decide(shop, names[-1])
+    assert not (shop / "days" / names[0] / "queries.csv").exists()
     for number in (4, 3, 1):
         upkeep.roll_back(shop / "index")
         assert serving(shop)[1] == shop / "days" / names[number] / "model"

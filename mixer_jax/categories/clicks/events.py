@@ -299,12 +299,17 @@ def _records(path: str, reader) -> Iterator[tuple[int, list[str]]]:
 
 def _json(path, file, group, columns, optional):
     del path, group
-    text = io.TextIOWrapper(file, encoding="utf-8-sig")
+    # Invalid bytes become lone surrogates, so that other lines can be read.
+    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape")
     for line, row in enumerate(text, 1):
         if not row.strip():
             continue
         try:
+            row.encode()
             cells = json.loads(row)
+        except UnicodeEncodeError:
+            yield line, "the line is not UTF-8 text"
+            continue
         except (ValueError, RecursionError):
             cells = None
         if not isinstance(cells, dict):

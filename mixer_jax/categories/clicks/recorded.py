@@ -51,7 +51,7 @@ def read(folder: str | os.PathLike, item_ids: Collection[str]) -> Recorded:
     """Counts the events of a folder, even while a service writes to it.
 
     An exposure and its click count as one exposure. Events of unknown items or
-    of missing pictures are left out, as are incomplete lines.
+    of missing pictures are left out, as are incomplete or damaged lines.
 
     Args:
       folder: the folder that the service writes to.
@@ -120,10 +120,14 @@ def _events(
             content = io.BytesIO(path.read_bytes())  # at most 64 MB
         except FileNotFoundError:  # The service removes old files.
             continue
+        except IsADirectoryError as error:
+            raise UserError(
+                f"{path} is a folder instead of a file of events; remove it."
+            ) from error
         for _, cells in events.read(str(path), content):
             try:
                 if isinstance(cells, str):  # may still be being written
                     raise ValueError(cells)
                 yield events.parse(cells)
             except ValueError:
-                left_out["incomplete"] += 1
+                left_out["incomplete or damaged"] += 1

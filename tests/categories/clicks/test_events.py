@@ -49,6 +49,19 @@ def test_json_lines_are_read():
     assert events.parse(found[4][1])[3:] == (0, "9")
 
 
+def test_a_json_line_that_is_not_utf8_spoils_no_other():
+    line = b'{"query_id": "q", "item_id": "i", "time": 1, "clicked": 0}\n'
+    bad = line.replace(b"q", b"\xff")
+    rows = read("a.jsonl", line + bad + line + "\u2028\u00e9".encode()[:-1])
+    cells = ["q", "i", 1, 0, None]
+    assert rows == [
+        (1, cells),
+        (2, "the line is not UTF-8 text"),
+        (3, cells),
+        (4, "the line is not UTF-8 text"),
+    ]
+
+
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
 def test_parquet_row_groups_and_timestamps_are_read(zone):
     noon = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)

@@ -40,6 +40,8 @@ def folder(tmp_path):
     # The service is writing the last line.
     rest = "".join(lines[4:]) + lines[0][:20]
     (tmp_path / "events-20260101-h-1-2.jsonl").write_text(rest)
+    damaged = lines[0].encode().replace(b"shoe", b"\xff")
+    (tmp_path / "events-20260101-h-1-3.jsonl").write_bytes(damaged)
     return tmp_path
 
 
@@ -55,7 +57,7 @@ def test_a_search_and_its_click_count_once(folder):
         [BLUE, f"pictures/{BLUE}.png", "1", "2", "9", "12"],
     ]
     assert found.left_out == {
-        "incomplete": 1,
+        "incomplete or damaged": 2,
         "with unknown items": 1,
         "without a picture": 1,
     }
@@ -65,3 +67,9 @@ def test_a_folder_without_events_is_explained(tmp_path):
     assert not recorded.exists(tmp_path)
     with pytest.raises(UserError, match="start the service with --events="):
         recorded.read(tmp_path, [])
+
+
+def test_a_folder_named_like_events_is_refused(folder):
+    (folder / "events-20260102-h-1-1.jsonl").mkdir()
+    with pytest.raises(UserError, match="is a folder instead of a file"):
+        recorded.read(folder, [])
