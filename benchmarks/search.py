@@ -48,7 +48,7 @@ COLUMNS = (
     "cpu_ms",
     *("ratio_to_faiss", "peak_mb", "recall", "share_of_peak"),
 )
-_CHUNK = 50_000  # rows generated at once
+_CHUNK = 4096  # rows generated at once; few, as they count toward `peak_mb`
 _NOISE = 0.3  # norm of the noise added to real embeddings
 _INSTALL = (
     "install the reference engines, as in `pip install "
