@@ -136,7 +136,7 @@ def read_sets(package: Path) -> Iterator[IconSet]:
     if listed is None or not found:
         raise UserError(
             f"{package} is not an @iconify/json package: it needs "
-            "collections.json and a folder json with the sets."
+            "collections.json and a folder named json with the icon sets."
         )
     if listed - found:
         raise UserError(

@@ -70,7 +70,7 @@ def screened(
     blocks: int,
     kept: int,
 ) -> Best:
-    """Searches a segment by screening and deciding.
+    """Searches a segment: screens all groups, then scores the best exactly.
 
     Args:
       segment: the rows to search in.

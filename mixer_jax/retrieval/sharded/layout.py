@@ -330,7 +330,7 @@ def read_manifest(name: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} has no complete embeddings, because {MANIFEST} is "
-            f"missing; {REMEDY}, which resumes."
+            f"missing; {REMEDY} to resume."
         ) from error
     except (*paths.failures(), RecursionError) as error:
         raise UserError(

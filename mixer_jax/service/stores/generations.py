@@ -90,8 +90,8 @@ def _read_names(record: pathlib.Path) -> list[str]:
     name = found.get("items")
     if name == "":
         raise _UnreadableError(
-            f"{subject} is not complete; repeat the command that builds it, "
-            "which resumes."
+            f"{subject} is not complete; repeat the command that builds it "
+            "to resume."
         )
     # Never open or remove files that no writer has created.
     names = [name, *found.get("earlier", [])]

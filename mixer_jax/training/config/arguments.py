@@ -25,7 +25,7 @@ from mixer_jax.training.config import defaults as config_lib
 
 _CONFIG = "config"  # name of the flag for the config file
 _MODULE = "mixer_jax_config_file"  # __name__ of a config file
-# Errors of absl and ml_collections for wrong flags.
+# Errors that absl and ml_collections raise for invalid flags.
 _WRONG = (
     flags.Error,
     AttributeError,

@@ -88,7 +88,7 @@ def test_results_are_read_back(tmp_path):
 
 
 def test_a_missing_or_damaged_manifest_is_reported(tmp_path):
-    with pytest.raises(UserError, match="which resumes"):
+    with pytest.raises(UserError, match="to resume"):
         layout.read_manifest(tmp_path)
     for damaged in ("", "[", '{"format": 1}', '{"format": "x"}'):
         (tmp_path / "manifest.json").write_text(damaged)

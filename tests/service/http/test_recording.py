@@ -197,7 +197,7 @@ def test_forged_ids_are_refused(recorder, tmp_path):
         forged = text.replace(part, part[:-1] + digit)
         assert forged != text
         assert recorder.parse(forged) is None
-    # Other recorders of this folder accept the ID; those of others reject it.
+    # Recorders of this folder accept the ID; those of other folders do not.
     for folder, expected in ((tmp_path, search), (tmp_path / "other", None)):
         other = Recorder(folder, 90)
         assert other.parse(text) == expected

@@ -48,7 +48,7 @@ def name(field: str) -> str:
 
 
 def literal(value: Value) -> str:
-    """Returns a value in expressions."""
+    """Returns a value as it is written in expressions."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

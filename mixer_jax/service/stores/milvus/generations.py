@@ -45,7 +45,7 @@ def require(connection: Connection) -> str:
     if _own(connection.call("list_collections"), connection.address.collection):
         raise UserError(
             f"The index {name} is not complete; repeat the command that builds "
-            "it, which resumes."
+            "it to resume."
         )
     raise UserError(
         f"There is no index at {name}; build one with python -m "
