@@ -31,7 +31,6 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 Batch = dict[str, np.ndarray]
-
 METRICS = "metrics.json"
 
 
@@ -379,8 +378,7 @@ def load_measured(
       mesh: the devices to place the variables on; by default all.
 
     Returns:
-      The model, and its rows in the metrics.json of the stage and of
-      `workdir`.
+      The model, and its rows in metrics.json of the stage and of `workdir`.
 
     Raises:
       UserError: if the model is missing, or a file is damaged.
