@@ -45,12 +45,13 @@ def test_every_form_works(build, at, colors, tmp_path, capsys):
     capsys.readouterr()
     assert index.main(["add", at, build[2]]) == 0
     output = capsys.readouterr().out
-    assert "Added or changed 1 rows; 11 were unchanged" in output
+    assert "Added or changed 1 row; 11 were unchanged" in output
     ids = tmp_path / "ids.txt"
     ids.write_text("gray_document_forward\nnone\n")
     given = ["--id=red_document_reverse", "--id=no", f"--ids={ids}"]
     assert index.main(["delete", at, *given]) == 0
-    assert "Deleted 2 items; 2 IDs were not in" in capsys.readouterr().out
+    assert "Deleted 2 items of" in (output := capsys.readouterr().out)
+    assert "index; it has no item for 2 other IDs\n" in output
     assert index.main(["info", at]) == 0
     output = capsys.readouterr().out
     assert re.search(r"items: +10\n", output)
@@ -76,10 +77,10 @@ def test_every_form_works_in_milvus(build, colors, tmp_path, capsys):
     )
     assert index.main(["add", at, build[2]]) == 0
     output = capsys.readouterr().out
-    assert "Added or changed 1 rows; 11 were unchanged" in output
+    assert "Added or changed 1 row; 11 were unchanged" in output
     given = ["--id=red_document_reverse", "--id=no"]
     assert index.main(["delete", at, *given]) == 0
-    assert "Deleted 1 items; 1 IDs were not in" in capsys.readouterr().out
+    assert "it has no item for 1 other ID\n" in capsys.readouterr().out
     assert index.main(["rebuild", at, build[1], "--index-kind=FLAT"]) == 0
     assert "Embedded 11 items of" in capsys.readouterr().out
     assert index.main(["info", at]) == 0
@@ -135,8 +136,10 @@ def test_invalid_arguments_are_rejected(build, at, colors, tmp_path, capsys):
 
 def test_help_lists_the_forms(capsys):
     assert index.main(["--help"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "rebuild embeds the items" in shown
+    shown = capsys.readouterr().out
+    assert "stage3 \\\n        --table=" in shown
+    for line in ("rebuild    embeds the items", "roll-back  returns to the"):
+        assert f"\n  {line}" in shown
 
 
 def test_suggested_remedy_works(build, colors, capsys):
