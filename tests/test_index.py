@@ -3,6 +3,7 @@
 import re
 
 import pandas as pd
+import pymilvus  # noqa: F401  (binds a log handler to the first sys.stderr)
 import pytest
 
 from mixer_jax import index
