@@ -66,9 +66,10 @@ def _report(summary: building.Summary) -> None:
 
 
 def _calibrate(*, index: str, **options: Any) -> None:
-    terminal.say(
-        f"Calibrated {index}: {calibrating.calibrate(index, **options)}"
-    )
+    fitted = calibrating.calibrate(index, **options)
+    terminal.say(f"Calibrated {index}: {fitted}")
+    if fitted.warning():
+        terminal.say(fitted.warning())
 
 
 def _delete(*, index: str, id: Sequence[str] = (), ids: str = "") -> None:

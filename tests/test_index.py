@@ -100,8 +100,9 @@ def test_an_index_is_calibrated(build, at, capsys, monkeypatch):
     monkeypatch.setattr(calibration, "MIN_QUERIES", 4)
     monkeypatch.setattr(calibration, "FOLDS", 2)
     assert index.main(["calibrate", at, build[2], "--split=test"]) == 0
-    found = " on 8 queries of a catalog of 12 documents"
-    assert found in capsys.readouterr().out
+    found = " on 8 queries of a catalog of 12 documents\n"
+    output = capsys.readouterr().out
+    assert f"{found}warning: the probabilities of nearest" in output
     assert index.main(["info", at]) == 0
     assert found in capsys.readouterr().out
 
