@@ -167,14 +167,8 @@ class LocalStore:
             loss = reading.loss(connection)
         own = self.folder.glob(f"{self.path.name}*")
         used = sum(path.stat().st_size for path in own)
-        stored = self.storage
-        if loss.worst:
-            stored += (
-                f", cosines off by at most {loss.worst:.2g} "
-                f"({loss.mean:.2g} on average)"
-            )
         return {
-            "stored as": stored,
+            "stored as": ", ".join(filter(None, [self.storage, str(loss)])),
             "size": f"{used / 1e6:,.1f} MB in {self.path.name}",
         }
 
