@@ -1,4 +1,4 @@
-"""Builds and changes a search index: items with embeddings.
+r"""Builds and changes a search index: items with embeddings.
 
     python -m mixer_jax.index build --workdir=runs/quickstart/stage3 \
         --table=runs/quickstart/data/medium.csv --out=runs/quickstart/index
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixer_jax.runtime import command, terminal
+from mixer_jax.runtime.text import counted
 from mixer_jax.service import (
     building,
     calibrating,
@@ -53,8 +54,9 @@ def _add(*, index: str, **options: Any) -> None:
     _report(summary)
     same = summary.rows - summary.written - summary.skipped.count
     terminal.say(
-        f"Added or changed {summary.written} rows; {same} were unchanged. The "
-        f"index {index} has {summary}"
+        f"Added or changed {counted(summary.written, 'row')}; {same:,} "
+        f"{'was' if same == 1 else 'were'} unchanged. The index {index} has "
+        f"{summary}"
     )
 
 
@@ -64,14 +66,18 @@ def _report(summary: building.Summary) -> None:
 
 
 def _calibrate(*, index: str, **options: Any) -> None:
-    terminal.say(
-        f"Calibrated {index}: {calibrating.calibrate(index, **options)}"
-    )
+    fitted = calibrating.calibrate(index, **options)
+    terminal.say(f"Calibrated {index}: {fitted}")
+    if fitted.warning():
+        terminal.say(fitted.warning())
 
 
 def _delete(*, index: str, id: Sequence[str] = (), ids: str = "") -> None:
     deleted, unknown = upkeep.delete(index, id, ids or None)
-    terminal.say(f"Deleted {deleted} items; {unknown} IDs were not in {index}")
+    message = f"Deleted {counted(deleted, 'item')} of {index}"
+    if unknown:
+        message += f"; it has no item for {counted(unknown, 'other ID')}"
+    terminal.say(message)
 
 
 def _info(*, index: str) -> None:
@@ -80,9 +86,11 @@ def _info(*, index: str) -> None:
 
 def _rebuild(*, index: str, workdir: str, **options: Any) -> None:
     count, copies = rebuilding.rebuild(index, workdir, **options)
-    terminal.say(f"Embedded {count} items of {index} with {workdir}")
+    items = counted(count, "item")
+    terminal.say(f"Embedded {items} of {index} with {workdir}")
     if copies:
-        terminal.say(f"{copies} pictures were missing; used their thumbnails")
+        pictures = counted(copies, "missing picture")
+        terminal.say(f"Used the thumbnails of {pictures}")
 
 
 def _roll_back(*, index: str) -> None:
@@ -90,7 +98,8 @@ def _roll_back(*, index: str) -> None:
 
 
 def _export(*, index: str, out: str) -> None:
-    terminal.say(f"Wrote {exporting.export(index, out)} rows to {out}")
+    rows = counted(exporting.export(index, out), "row")
+    terminal.say(f"Wrote {rows} to {out}")
 
 
 _WORK = dict(build=_build, add=_add, delete=_delete, info=_info)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from mixer_jax.data.images import memory
 from mixer_jax.runtime import command, numbers, parsing
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import counted
 from mixer_jax.service import opening
 from mixer_jax.service.batches import generations
 
@@ -74,12 +75,12 @@ def _serve(given: argparse.Namespace) -> None:
         server.listen(given.host, given.port) as listener,
         generations.Generations(open_, chosen.max_pixels) as opened,
     ):
-        count = len(opened.current.index)
+        items = counted(len(opened.current.index), "item")
         app = server.make_app(opened, chosen)
         # uvicorn finishes pending responses, then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
             print(
-                f"Serving {count} items at {server.address(listener)} "
+                f"Serving {items} at {server.address(listener)} "
                 "(Ctrl-C to stop)",
                 flush=True,
             )

@@ -18,6 +18,8 @@ from mixer_jax.data.images import squares
 from mixer_jax.data.stream.text import Tokenizer
 from mixer_jax.runtime import mesh as mesh_lib
 
+NO_PICTURE = "there is no picture"  # a reason; see `Explanation`
+
 
 class Token(NamedTuple):
     """A token of a text, and its share of the concept vector.
@@ -147,7 +149,7 @@ class Explainer:
             fusion = self._config.model.fusion
             return f"the model's fusion, {fusion!r}, computes no attention"
         if not document["has_image"].all():
-            return "there is no picture"
+            return NO_PICTURE
         if not document["token_mask"].any():
             return "there is no text, so all parts of the picture weigh equally"
         return ""

@@ -29,6 +29,7 @@ ANSWERS = 5  # nearest documents per query that are counted
 MIN_QUERIES = 100
 _STEPS = 1000  # resolution: steps of 1 / 1000
 _COSINES = np.arange(-_STEPS, _STEPS + 1) / _STEPS
+_LARGE_ERROR = 0.1  # above this, `Calibration.warning` advises
 _BINS = 10  # of equal width, for the calibration error
 
 
@@ -97,6 +98,16 @@ class Calibration(NamedTuple):
             f"({100 * self.first_error:.1f}% for nearest answers), on "
             f"{self.queries:,} queries of a catalog of {self.documents:,} "
             "documents"
+        )
+
+    def warning(self) -> str:
+        """Returns advice if nearest answers have a large error, else ""."""
+        if self.first_error <= _LARGE_ERROR:
+            return ""
+        return (
+            "warning: the probabilities of nearest answers are off by "
+            f"{100 * self.first_error:.0f}% on average; for reliable ones, "
+            "calibrate with more queries, from more categories"
         )
 
 

@@ -377,8 +377,7 @@ def load_measured(
       mesh: the devices to place the variables on; by default all.
 
     Returns:
-      The model, and its rows in the metrics.json of the stage and of
-      `workdir`.
+      The model, and its rows in metrics.json of the stage and of `workdir`.
 
     Raises:
       UserError: if the model is missing, or a file is damaged.

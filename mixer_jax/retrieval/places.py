@@ -9,6 +9,7 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.tabular import references
@@ -41,10 +42,7 @@ def load(names: Sequence[str], folder: str | os.PathLike) -> list[paths.Path]:
     Raises:
       ValueError: if `names` is not a list of strings.
     """
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and name for name in names
-    ):
-        raise ValueError(f"{names!r} is not a list of paths")
+    check(names)
     candidates = {}
     for name in names:
         if "://" in name:
@@ -55,6 +53,14 @@ def load(names: Sequence[str], folder: str | os.PathLike) -> list[paths.Path]:
             path = os.path.normpath(os.path.join(resolve(folder), name))
             candidates[pathlib.Path(path)] = None
     return list(candidates)
+
+
+def check(names: Any) -> None:
+    """Raises a `ValueError` if `names` is not a list of non-empty strings."""
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name for name in names
+    ):
+        raise ValueError(f"{names!r} is not a list of paths")
 
 
 def missing(root: pathlib.Path, names: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from mixer_jax.training.checkpoint import checkpoints, workdir
 from mixer_jax.training.config import places
 
 OURS = "mixer"  # the name of the run's own model in evaluation rows
+_INDEX = "index.json"  # in the folder of an index; see `service.stores`
 
 
 class Model(NamedTuple):
@@ -82,7 +83,7 @@ def find_models(
             raise UserError(f"--model is {other!r}; it must be NAME=WORKDIR.")
         found = find_stages(folder)
         if not found:
-            raise UserError(f"There is no trained stage in {folder}.")
+            raise _no_stage_error(folder)
         models.append(Model(name, found[-1]))
     rows: dict[tuple[str, str], paths.Path] = {}
     for name, folder in models:
@@ -95,11 +96,23 @@ def find_models(
             )
         rows[key] = folder
     if not models:
-        raise UserError(
+        raise _no_stage_error(run)
+    return models
+
+
+def _no_stage_error(run: str | os.PathLike) -> UserError:
+    run = paths.make(run)
+    if paths.is_remote(run) or not (run / _INDEX).is_file():
+        return UserError(
             f"There is no trained stage in {run}; train one with "
             "python -m mixer_jax.main."
         )
-    return models
+    inside = run / "model"  # of an index built with published weights
+    hint = f", or use its model, {inside}" if bundle.is_bundle(inside) else ""
+    return UserError(
+        f"{run} is an index, not a model; open it with mixer_jax.open_index"
+        f"{hint}."
+    )
 
 
 def read_config(folder: paths.Path) -> ConfigDict:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.runtime.text import printable
 
 DONE, CRASHED, WRONG, HUNG, INTERRUPTED = 0, 1, 2, 70, 75
 UNREAD = 128 + signal.SIGPIPE  # the exit code that shells report for SIGPIPE
@@ -46,6 +47,7 @@ TRANSIENT = {
     errno.ENOTCONN,
 }
 _NO_DEVICE = "Unable to initialize backend"  # part of JAX's error message
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _RETRY = 0.05  # seconds until a lost interrupt is sent again
 _ended: int | None = None  # the exit code, once the command's work is over
 _interrupted = False
@@ -92,7 +94,7 @@ def run(work: Callable[[], None]) -> int:
             stream.reconfigure(errors="backslashreplace")
     code = None
     try:
-        with interruptible():
+        with interruptible(), _brief_warnings():
             code = _run(work)
     except SystemExit as ended:
         code = ended.code or DONE
@@ -169,8 +171,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def say(ending: Ending) -> None:
-    """Prints the message to standard error."""
-    # Standard error may be closed.
+    """Prints the message to standard error, which may be closed."""
     with contextlib.suppress(OSError):
         print(ending.message, file=sys.stderr, flush=True)
 
@@ -258,6 +259,23 @@ def _quiet() -> Iterator[None]:
             if not _is_process:
                 threading.excepthook = before
                 logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def _brief_warnings() -> Iterator[None]:
+    """Prints each of our own warnings once, without file and source line."""
+    before, printed = warnings.showwarning, set[str]()
+
+    def show(message: Any, category: Any, file: str, *rest: Any) -> None:
+        if category is not UserWarning or not file.startswith(_PACKAGE):
+            before(message, category, file, *rest)
+        elif (text := printable(str(message))) not in printed:
+            printed.add(text)
+            say(Ending(f"warning: {text}", DONE))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -52,6 +52,15 @@ def quoted(cell: Any) -> str:
     return f"{text[:half]!r}...{text[-half:]!r} ({len(text):,} characters)"
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number and a noun with a regular plural.
+
+    >>> print(counted(1, "row"), counted(1000, "row"))
+    1 row 1,000 rows
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def listing(names: Sequence[str]) -> str:
     """Returns at most ten names, quoted and separated by commas."""
     shown = ", ".join(map(quoted, names[:LISTED]))

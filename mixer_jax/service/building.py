@@ -14,6 +14,7 @@ from mixer_jax.retrieval.sharded import skips
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import paths, progress, results, terminal
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import counted
 from mixer_jax.service import albums, opening, sources, writing
 from mixer_jax.service.sources import Source
 from mixer_jax.service.stores import encoding, place
@@ -46,7 +47,8 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         """Returns the size of the index for a message."""
-        return f"{self.items} items (vectors with {self.dim} elements)"
+        items = counted(self.items, "item")
+        return f"{items} (vectors with {self.dim} elements)"
 
 
 class Options(NamedTuple):

@@ -239,6 +239,11 @@ def content_of(digest: bytes, text: str) -> bytes:
     return encoding.content(digest, text)
 
 
+def is_text(content: bytes, text: str) -> bool:
+    """Returns whether a vector is the embedding of its item's text alone."""
+    return bool(text.strip()) and content == content_of(b"", text)
+
+
 def thumbnail(picture: pictures.Picture, side: int) -> bytes:
     """Returns a small copy of a picture, as WebP, on a white square."""
     file = io.BytesIO()

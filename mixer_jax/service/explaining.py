@@ -6,11 +6,14 @@ A separate thread compiles and runs the program, so that searches do not wait.
 from concurrent.futures import Future
 from typing import NamedTuple
 
+from mixer_jax.models import explanations
 from mixer_jax.models.explanations import Explanation
+from mixer_jax.service import entries
 from mixer_jax.service.batches.batching import Batcher
 from mixer_jax.service.items import Index
 from mixer_jax.service.stores.interface import Item, Vector
 
+NOT_STORED = "an index with thumbnails stores the pictures that it is sent"
 WAITING = 8  # maximum number of items waiting
 
 
@@ -65,5 +68,9 @@ class Explanations:
 
 def _explain(job: _Job) -> Explained:
     picture = job.index.find_picture(job.vector.image, job.vector.thumbnail)
-    found = job.index.model.explain(picture, job.item.text)
+    text = job.item.text
+    found = job.index.model.explain(picture, text)
+    is_text = entries.is_text(job.vector.content, text)
+    if found.reason == explanations.NO_PICTURE and not is_text:
+        found = found._replace(reason=f"no picture is stored; {NOT_STORED}")
     return Explained(found, float(found.embedding @ job.vector.embedding))

@@ -111,4 +111,6 @@ def make_parser(form: str) -> argparse.ArgumentParser:
 
 def listing() -> str:
     """Returns a line per form."""
-    return "\n".join(f"  {name:9} {text}" for name, (text, _) in _FORMS.items())
+    width = max(map(len, _FORMS))
+    lines = (f"  {name:{width}}  {text}" for name, (text, _) in _FORMS.items())
+    return "\n".join(lines)

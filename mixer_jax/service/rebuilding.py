@@ -89,7 +89,7 @@ def _check(index: Index) -> None:
     for vectors in index.store.without_thumbnail(_ITEMS):
         for one in vectors:
             has_file = index.path_of(one.image) is not None
-            if not has_file and not _is_text(one.content, one.text):
+            if not has_file and not entries.is_text(one.content, one.text):
                 lost[one.id] = None
     if lost:
         raise _lost_error(*lost)
@@ -178,14 +178,9 @@ class _Work:
         if vector.thumbnail:
             self.copies += 1
             return vector.thumbnail
-        if not _is_text(vector.content, item.text):
+        if not entries.is_text(vector.content, item.text):
             raise _lost_error(item.id)  # written since `check`
         return None
-
-
-def _is_text(content: bytes, text: str) -> bool:
-    """Returns whether a vector is the embedding of its item's text alone."""
-    return bool(text.strip()) and content == entries.content_of(b"", text)
 
 
 def _lost_error(first: str, *others: str) -> UserError:

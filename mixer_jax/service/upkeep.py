@@ -3,9 +3,12 @@
 import os
 from collections.abc import Sequence
 
+from mixer_jax.retrieval import places
 from mixer_jax.runtime.errors import UserError
+from mixer_jax.runtime.text import counted
 from mixer_jax.service import opening
 from mixer_jax.service.stores import place
+from mixer_jax.service.stores.interface import Store
 
 # `roll_back` has no option for another workdir.
 _PUT_BACK = "Put it back there to return to this generation"
@@ -80,10 +83,10 @@ def roll_back(index: str | os.PathLike) -> str:
                     opening.find_model(store, _PUT_BACK)
         generation = where.roll_back()
     with where.open() as store:
-        model = " or ".join(store.properties.get("model", [])) or "unknown"
+        items = counted(store.count(), "item")
         return (
             f"The index {where.name} has returned to {generation}, with "
-            f"{store.count():,} items and the model {model}"
+            f"{items} and the model {_model(store)}"
         )
 
 
@@ -93,12 +96,11 @@ def describe(index: str | os.PathLike) -> list[str]:
     with where.open() as store:
         kinds = [f"{name}:{kind}" for name, kind in store.fields.items()]
         copies = f"{store.thumbnails} pixels" if store.thumbnails else "none"
-        found = store.properties
         rows = {
             "items": f"{store.count():,}",
             "vectors": f"{store.count_vectors():,} with {store.dim} elements",
-            "model": " or ".join(found.get("model", [])) or "unknown",
-            "step": str(found.get("step", "unknown")),
+            "model": _model(store),
+            "step": _step(store.properties.get("step")),
             "fingerprint": store.fingerprint or "unknown",
             "calibration": str(store.calibration or "none"),
             "pictures": str(opening.find_images(store) or "none"),
@@ -107,3 +109,23 @@ def describe(index: str | os.PathLike) -> list[str]:
             "earlier": ", ".join(where.earlier()) or "none",
         } | store.facts()
     return [f"{name + ':':13}{value}" for name, value in rows.items()]
+
+
+def _model(store: Store) -> str:
+    """Returns where the model of an index is, without downloading it."""
+    names = store.properties.get("model", [])
+    if not names:
+        return "unknown"
+    if names[0].startswith("hub://"):
+        return names[0]
+    try:
+        return str(opening.find_model(store))
+    except UserError:
+        found = places.load(names, store.folder)
+        return f"missing from {' and '.join(map(str, found))}"
+
+
+def _step(step: int | None) -> str:
+    if step is None:
+        return "unknown"
+    return f"{step:,}" if step else "none (published weights)"

@@ -145,6 +145,14 @@ def test_too_few_queries_are_refused(queries, categories):
     assert calibration.try_fit(few, 0) is None
 
 
+def test_a_large_error_of_nearest_answers_causes_a_warning():
+    fitted = calibration.fit(simulated(200), step=0)
+    assert fitted._replace(first_error=0.1).warning() == ""
+    warning = fitted._replace(first_error=0.234).warning()
+    assert "are off by 23% on average" in warning
+    assert "more queries, from more categories" in warning
+
+
 def test_absent_answers_are_not_counted():
     made = calibration.Tally()
     cosines = np.array([[0.9, -np.inf], [0.8, 0.1]])

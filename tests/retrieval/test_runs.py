@@ -1,5 +1,7 @@
 """Finding the models of a run."""
 
+import re
+
 import pytest
 
 from mixer_jax.retrieval import runs
@@ -40,3 +42,14 @@ def test_unknown_names_raise_an_error(color_run, tmp_path):
         runs.find_models(color_run, [], [f"x={tmp_path / 'no'}"])
     with pytest.raises(UserError, match="no trained stage"):
         runs.find_models(tmp_path / "no")
+
+
+def test_an_index_is_not_a_model(tmp_path):
+    (tmp_path / "index.json").touch()
+    with pytest.raises(UserError, match=r"open it with mixer\S+open_index\.$"):
+        runs.find_models(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").touch()
+    message = rf"use its model, {re.escape(str(tmp_path))}/model\.$"
+    with pytest.raises(UserError, match=message):
+        runs.find_models(tmp_path)

@@ -102,6 +102,20 @@ def test_signal_during_object_deletion_is_not_lost(capsys):
     assert capsys.readouterr().err == f"{command.INTERRUPTION}\n"
 
 
+def test_own_warnings_are_printed_once_without_their_source(capsys):
+    def work():
+        for file in (command.__file__, command.__file__, "/a/library.py"):
+            with warnings.catch_warnings():  # forgets what was shown
+                warnings.warn_explicit("Texts\r", UserWarning, file, 1)
+
+    shown = warnings.showwarning
+    with pytest.warns(UserWarning, match="Texts") as others:
+        assert command.run(work) == 0
+    assert capsys.readouterr().err == "warning: Texts\\r\n"
+    assert [one.filename for one in others] == ["/a/library.py"]
+    assert warnings.showwarning is shown
+
+
 def test_only_the_command_reports_an_interrupt(capsys):
     """Interrupted threads and failed cleanups print nothing."""
 

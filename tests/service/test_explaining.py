@@ -43,6 +43,15 @@ def test_a_changed_picture_lowers_the_cosine(explained, looked_at):
     assert found.cosine < 0.999
 
 
+def test_a_picture_that_is_not_stored_is_named(explained, looked_at):
+    index = looked_at.current.index
+    item = index.get("flag")
+    vector = item.vectors[0]._replace(image="")  # as of a picture in a request
+    found = explained.submit(index, item, vector).result()
+    reason = f"no picture is stored; {explaining.NOT_STORED}"
+    assert found.explanation.reason == reason
+
+
 def test_a_missing_picture_raises_an_error(explained, looked_at):
     with pytest.raises(UserError, match=r"gone\.png: the file is missing"):
         submit(explained, looked_at, "gone").result()

@@ -469,7 +469,7 @@ def test_items_without_a_picture_get_an_error_message(own):
     outside = rename(own, 3, "../gone.png")
     with TestClient(server.make_app(own)) as client:
         for id, message in (
-            (empty, "has no picture"),
+            (empty, f"No picture of item '{empty}' is stored"),
             (gone, f"gone.png of item '{gone}' is missing"),
             (gone, "--images=FOLDER"),
             (outside, "is missing"),

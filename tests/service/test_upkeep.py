@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from mixer_jax.runtime.errors import UserError
@@ -44,6 +46,22 @@ def test_an_index_is_described(folder):
         assert line in text
 
 
+def test_the_model_of_an_index_is_described(tmp_path, color_run):
+    run, place = color_run / "stage2", tmp_path / "index"
+    given = {"model": ["../run/stage2"], "step": 4000}
+    items.make(place, **given).close()
+    lines = upkeep.describe(place)
+    assert f"model:       {run}" in lines
+    assert "step:        4,000" in lines
+    assert "stored as:   f32" in lines
+    shutil.move(run, tmp_path / "gone")
+    assert f"model:       missing from {run}" in upkeep.describe(place)
+    items.make(tmp_path / "hub", model=["hub://a/b"], step=0).close()
+    lines = upkeep.describe(tmp_path / "hub")
+    assert "model:       hub://a/b" in lines
+    assert "step:        none (published weights)" in lines
+
+
 def test_an_index_returns_to_its_last_generation(tmp_path):
     place = tmp_path / "index"
     items.make(place, items.item("old", 1), fingerprint="").close()
@@ -54,7 +72,7 @@ def test_an_index_returns_to_its_last_generation(tmp_path):
     new.publish(keep=1)
     assert "earlier:     items-1.sqlite" in upkeep.describe(place)
     message = upkeep.roll_back(place)
-    assert "returned to items-1.sqlite, with 1 items" in message
+    assert "returned to items-1.sqlite, with 1 item " in message
     with LocalStore.open(place) as store:
         assert store.existing(["old", "new"]) == {"old"}
     # A writer that has not noticed yet must not lose what it writes.

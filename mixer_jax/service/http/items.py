@@ -17,7 +17,8 @@ from mixer_jax.runtime.text import did_you_mean, quoted
 from mixer_jax.service.batches.batching import FullError
 from mixer_jax.service.batches.encoder import SIZE
 from mixer_jax.service.batches.generations import Generation
-from mixer_jax.service.explaining import Explained
+from mixer_jax.service.entries import is_text
+from mixer_jax.service.explaining import NOT_STORED, Explained
 from mixer_jax.service.http import middleware, parameters, pictures
 from mixer_jax.service.http.context import Service, busy
 from mixer_jax.service.http.parameters import bad
@@ -112,7 +113,7 @@ class _Handler:
         if found is None:
             found = _first(_get(generation, id))
         if not (found.image or found.thumbnail):
-            raise HTTPException(404, f"Item {quoted(id)} has no picture.")
+            raise _no_picture(_get(generation, id))
         path = generation.index.path_of(found.image)
         return pictures.respond(path, found.thumbnail, id, self._max_pixels)
 
@@ -217,6 +218,13 @@ def _get(generation: Generation, id: str) -> Item:
 
 def _missing(id: str) -> HTTPException:
     return HTTPException(404, f"There is no item {quoted(id)}.")
+
+
+def _no_picture(item: Item) -> HTTPException:
+    if is_text(_first(item).content, item.text):
+        return HTTPException(404, f"Item {quoted(item.id)} has no picture.")
+    message = f"No picture of item {quoted(item.id)} is stored; {NOT_STORED}."
+    return HTTPException(404, message)
 
 
 def _shown(item: Item) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jinja2
 
+from mixer_jax.runtime.text import counted
 from mixer_jax.service.batches.generations import MAX_K, Generation
 from mixer_jax.service.http.parameters import DEFAULT_K, MAX_OFFSET, MAX_TEXT
 from mixer_jax.service.http.settings import Settings
@@ -61,6 +62,7 @@ def render(generation: Generation, settings: Settings) -> str:
     parts = _parts()
     return parts.page.render(
         options=options,
+        items=counted(options["count"], "item"),
         counts=_COUNTS,
         step=model.step,
         has_text=not model.ignores_text,

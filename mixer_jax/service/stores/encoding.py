@@ -37,6 +37,15 @@ class Loss(NamedTuple):
         """The mean loss."""
         return self.total / max(self.count, 1)
 
+    def __str__(self) -> str:
+        """Returns a human-readable summary; "" if nothing was lost."""
+        if not self.worst:
+            return ""
+        return (
+            f"cosines off by at most {self.worst:.2g} ({self.mean:.2g} on "
+            "average)"
+        )
+
     def plus(self, other: "Loss") -> "Loss":
         """Returns the loss of both sets of embeddings together."""
         return Loss(

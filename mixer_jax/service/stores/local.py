@@ -73,7 +73,7 @@ class LocalStore:
             if found.get("calibration"):
                 calibration_lib.loads(found["calibration"])
             for name in ("model", "images"):
-                places.load(found.get(name, []), self.folder)
+                places.check(found.get(name, []))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"The index in {self.name} is damaged (a property is "
@@ -168,8 +168,7 @@ class LocalStore:
         own = self.folder.glob(f"{self.path.name}*")
         used = sum(path.stat().st_size for path in own)
         return {
-            "stored as": f"{self.storage}, cosines off by at most "
-            f"{loss.worst:.2g} ({loss.mean:.2g} on average)",
+            "stored as": ", ".join(filter(None, [self.storage, str(loss)])),
             "size": f"{used / 1e6:,.1f} MB in {self.path.name}",
         }
 

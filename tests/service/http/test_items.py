@@ -77,7 +77,10 @@ def test_an_item_is_written_found_read_and_deleted(writer):
         "vectors": 1,
         "image": None,
     }
-    assert writer.get("/v1/items/new/image").status_code == 404
+    shown = writer.get("/v1/items/new/image")
+    assert shown.status_code == 404
+    message = "No picture of item 'new' is stored; an index with thumbnails"
+    assert message in shown.json()["error"]
     assert writer.delete("/v1/items/new").json() == {"deleted": 1}
     for method in ("get", "delete"):
         response = getattr(writer, method)("/v1/items/new")
@@ -98,6 +101,8 @@ def test_several_items_are_written_at_once(writer):
     assert writer.get("/v1/items/b").json()["group"] == "g"
     found = writer.post("/v1/search", json={"id": "c", "k": 1}).json()
     assert len(found["results"]) == 1
+    shown = writer.get("/v1/items/b/image").json()
+    assert shown["error"] == "Item 'b' has no picture."
     one = {"id": "d", "text": "words"}
     assert writer.post("/v1/items", json=one).json() == {"upserted": 1}
 

@@ -50,6 +50,14 @@ def test_the_page_has_no_inline_handlers_or_styles(response):
     assert not re.findall(r"<[^>]+\s(?:on\w+|style)=", markup)
 
 
+def test_the_header_names_the_step_of_a_trained_model(shared, monkeypatch):
+    page = rendering.render(shared.current, SETTINGS)
+    assert "<span>12 items</span>" in page
+    assert "model of step 4<" in page
+    monkeypatch.setattr(type(shared.current.index.model), "step", 0)
+    assert "model of step" not in rendering.render(shared.current, SETTINGS)
+
+
 def test_the_options_tell_what_the_index_declares(response, shared):
     (text,) = re.findall(r'id="options">(.*?)</script>', response.text)
     options = json.loads(text)

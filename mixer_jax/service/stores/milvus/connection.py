@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,10 @@ class Connection:
             reached or rejects the token.
         """
         self.address = address
+        if address.is_lite:
+            # gRPC's core reports the keepalive pings between the client and
+            # Lite's server as "too_many_pings". It reads this once.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         client = _import_client()
         self._lite = lite.opened(address.uri) if address.is_lite else None
         self._is_closed = False

@@ -1,5 +1,6 @@
 """Connections to Milvus, and their errors."""
 
+import os
 from concurrent import futures
 
 import grpc
@@ -75,6 +76,15 @@ def test_calls_after_a_stop_of_the_server_fail_in_time(tmp_path, monkeypatch):
     with pytest.raises(PassingError, match="does not answer"):
         remote.call("list_collections", timeout=0.3)
     remote.close()
+
+
+@pytest.mark.parametrize("given", [None, "DEBUG"])
+def test_lite_silences_grpc_unless_told_otherwise(tmp_path, monkeypatch, given):
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    if given:
+        monkeypatch.setenv("GRPC_VERBOSITY", given)
+    connection.Connection(address.parse(str(tmp_path / "a.db"))).close()
+    assert os.environ["GRPC_VERBOSITY"] == (given or "NONE")
 
 
 def test_a_closed_connection_is_not_used(tmp_path, caplog):
