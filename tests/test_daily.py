@@ -217,7 +217,7 @@ def test_a_shop_learns_from_clicks_and_rolls_back(shop, capsys):
             assert index.main(["roll-back", f"--index={place}"]) == 0
             assert shop.serving()["items"] == before["earlier"][0]
             assert state()["fingerprint"] == served[1]
-            # Neither the same day nor one without clicks switches again.
+            # The same day or one without clicks does not switch the index.
             shop.learn("2026-01-02")
             shop.learn("2026-01-03")
             assert state()["fingerprint"] == served[1]

@@ -37,7 +37,7 @@ class Simulation:
     strangers: int = 12  # maximum number of strangers in a pool
     recall: float = 0.8  # probability that a search finds a right item
     finds_lookalike: float = 0.5  # probability that a search finds a look-alike
-    finds_stranger: float = 0.3  # probability that a search finds a stranger
+    finds_stranger: float = 0.3  # chance that a search finds an unrelated item
     order_noise: float = 1.0  # Gumbel scale; relevance is 2, 1 or 0
     position_bias: float = 0.8  # exponent of 1 / (1 + rank)
     right_click: float = 0.5  # mean attraction of right items

@@ -284,7 +284,7 @@ def load_model(
 
 
 def check_model(store: Store, fingerprint: str) -> None:
-    """Raises a `UserError` unless a model is that of the index."""
+    """Raises a `UserError` unless a model matches that of the index."""
     require_known(store)
     if fingerprint != store.fingerprint:
         raise UserError(

@@ -30,7 +30,7 @@ class Strength:
     saturation: float  # as for brightness
     hue: float  # maximum share of the color circle, in each direction
     jitter: float  # probability of any color change
-    gray: float = 0.0  # probability if the color is changed
+    gray: float = 0.0  # probability, given that the color is changed
     blur: float = 0.0  # probability
     blur_radius: float = 0.0  # maximum, in pixels of a 128-pixel image
     erase: float = 0.0  # probability
