@@ -41,7 +41,7 @@ def decide(config: ConfigDict, workdir: str | os.PathLike) -> Start:
     # 3. Another stage has trained the parameters already.
     if config.init_from:
         return Start.OTHER_STAGE
-    # 4. At least one encoder has published weights; all other variables are random.
+    # 4. At least one encoder has published weights; others are random.
     if config.model.image.pretrained or config.model.text.pretrained:
         return Start.PRETRAINED
     # 5. Nothing was trained before.
