@@ -61,7 +61,7 @@ def test_a_folder_with_other_contents_is_refused(tmp_path):
     folder = tmp_path / "own.db"
     folder.mkdir()
     (folder / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="other contents"):
+    with pytest.raises(UserError, match="not a Milvus Lite database"):
         place.find(folder).draft(PROPERTIES)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
 
