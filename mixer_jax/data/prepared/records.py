@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from mixer_jax.runtime.tabular import references
 _OPTIONS = "group_size:1,uncompressed"
 TEXTS = tuple(name for name in rules.COLUMNS if name != "image")
 FIELDS = (*TEXTS, "box")  # all but the image
+_importing = threading.Lock()
 _ERRORS = (RuntimeError, ValueError)  # raised by array_record; e.g. disk full
 
 
@@ -77,9 +79,16 @@ def decode(record: bytes, *fields: str) -> list[bytes]:
     return [values[field].bytes_list.value[0] for field in fields]
 
 
-@functools.cache
 def _example() -> type:
     """Returns the protobuf message class of the records."""
+    # TFDS imports its modules lazily, which can deadlock if several threads
+    # import it at the same time.
+    with _importing:
+        return _import_example()
+
+
+@functools.cache
+def _import_example() -> type:
     # Importing TFDS takes longer than writing a thousand small images.
     from tensorflow_datasets.proto import tf_example_pb2
 

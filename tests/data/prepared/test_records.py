@@ -1,3 +1,6 @@
+import time
+from concurrent import futures
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,3 +40,23 @@ def test_a_full_disk_raises_an_os_error(disk):
 def test_a_missing_folder_raises_an_os_error(tmp_path):
     with pytest.raises(OSError, match="none"):
         records.write(tmp_path / "none" / "file", iter([b"x"]))
+
+
+def test_threads_import_the_message_one_at_a_time(monkeypatch):
+    """Concurrent imports of TFDS can wait for each other forever."""
+    importing, most = [], []
+    message = records._import_example()
+
+    def find():
+        importing.append(1)
+        most.append(len(importing))
+        time.sleep(0.01)
+        importing.pop()
+        return message
+
+    monkeypatch.setattr(records, "_import_example", find)
+    record = records.encode({"text": "a"}, b"image")
+    with futures.ThreadPoolExecutor(4) as pool:
+        done = pool.map(lambda _: records.decode(record, "text"), range(8))
+        assert list(done) == [[b"a"]] * 8
+    assert most == [1] * 8
