@@ -23,6 +23,7 @@ from mixer_jax.runtime import (
     terminal,
 )
 from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime.ownership import folder_lock
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,15 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(given: argparse.Namespace) -> None:
     files.check(given.out, "The comparison")
-    figures = compare.compare(
-        given.current,
-        given.workdir,
-        given.table,
-        mesh_lib.make_mesh(),
-        tolerance=given.tolerance,
-    )
-    text = json.dumps(figures, indent=2) + "\n"
-    results.deliver(given.out, files.text_writer(text), "The comparison")
+    with folder_lock.hold_file(given.out, "--out"):
+        figures = compare.compare(
+            given.current,
+            given.workdir,
+            given.table,
+            mesh_lib.make_mesh(),
+            tolerance=given.tolerance,
+        )
+        text = json.dumps(figures, indent=2) + "\n"
+        results.deliver(given.out, files.text_writer(text), "The comparison")
     terminal.say(compare.lines(figures), f"Wrote {given.out}")
 
 

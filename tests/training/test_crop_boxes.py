@@ -71,14 +71,14 @@ def test_batches_are_the_same(both, tiny_config, kind):
 
 def test_only_rows_with_another_box_are_prepared_again(both, monkeypatch):
     calls = []
-    decode = decoding.decode
+    check = decoding.check
 
     def spy(*given, **options):
         calls.append(given)
-        return decode(*given, **options)
+        return check(*given, **options)
 
     # Threads of other tests may still prefetch images, but not for shards.
-    spied = types.SimpleNamespace(**vars(decoding) | {"decode": spy})
+    spied = types.SimpleNamespace(**vars(decoding) | {"check": spy})
     monkeypatch.setattr(content, "decoding", spied)
     first = opening.open_table(both[1], "train").prepared
     assert len(calls) == len(first.rows)

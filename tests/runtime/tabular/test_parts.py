@@ -45,7 +45,7 @@ def test_partition_and_column_must_agree(tmp_path):
     frame.loc[1, "b"] = "y"
     frame.to_parquet(folder / "part.parquet")
     with pytest.raises(
-        UserError, match=r"column b: a cell is 'y', .* says 'x'"
+        UserError, match=r"column b: a cell is 'y', .* specifies 'x'"
     ):
         tables.read(tmp_path / "t", Layout(NAMES))
 
