@@ -111,8 +111,8 @@ def test_a_newer_format_raises_an_error(made):
         mixer_jax.load(made)
     assert str(raised.value) == (
         f"The bundle {made} has format 2, but this version of mixer_jax "
-        "reads only formats up to 1; install a newer version, or export it again "
-        "with `python -m mixer_jax.export`."
+        "reads only formats up to 1; install a newer version, or export it "
+        "again with `python -m mixer_jax.export`."
     )
     after = {path.name: path.read_bytes() for path in made.iterdir()}
     assert after == before
