@@ -1,4 +1,4 @@
-"""What all stores have in common, with each of them."""
+"""Tests of the behavior that all stores share, run with each of them."""
 
 import threading
 
