@@ -33,7 +33,9 @@ lines=100
 follow=()
 command=${1:-}
 if (($#)); then shift; fi
+given=()
 while (($#)); do
+  if [[ $1 != -- ]]; then given+=("${1%%=*}"); fi
   case $1 in
     --spot) chosen+=("$1") ;;
     --max-restarts=*) MAX_RESTARTS=${1#*=} && check_number "$1" ;;
@@ -57,6 +59,13 @@ case $command in
       "logs, delete."
     ;;
 esac
+
+used=()
+case $command in
+  render | apply) used=(--spot --max-restarts) ;;
+  logs) used=(--worker --lines --follow) ;;
+esac
+check_used ${used[@]+"${used[@]}"}
 
 need NAME "a name of your choice for the run" stage2
 case $command in

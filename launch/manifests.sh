@@ -8,6 +8,17 @@
 # with the option, as in "# --spot".
 chosen=()
 
+# Refuses options in `given` that the subcommand `command` would ignore.
+check_used() { # OPTION...
+  local option used=" --dry-run $* "
+  for option in ${given[@]+"${given[@]}"}; do
+    if [[ $used != *" $option "* ]]; then
+      used=${used% }
+      reject "$command does not use $option; its options:${used% }."
+    fi
+  done
+}
+
 # Checks that the variable $1 matches the pattern $2; $3 describes it.
 check() {
   if [[ ! ${!1} =~ $2 ]]; then reject "$1=$(quoted "${!1}"): $3"; fi

@@ -68,28 +68,20 @@ case $command in
     ;;
 esac
 
-# Refuses options that the subcommand would ignore.
-check_options() {
-  local option used=" --dry-run "
-  case $command in
-    milvus) used+="--cluster " ;;
-    render | apply)
-      used+="--replicas --max-replicas --read-key --write-key --events --queue "
-      ;;
-    logs) used+="--lines --follow " ;;
-  esac
-  for option in ${given[@]+"${given[@]}"}; do
-    if [[ $used != *" $option "* ]]; then
-      reject "$command does not use $option; its options:${used% }."
-    fi
-  done
-  case $command in
-    status | logs | delete)
-      if (($#)); then reject "$command takes no options after --."; fi
-      ;;
-  esac
-}
-check_options "$@"
+used=()
+case $command in
+  milvus) used=(--cluster) ;;
+  render | apply)
+    used=(--replicas --max-replicas --read-key --write-key --events --queue)
+    ;;
+  logs) used=(--lines --follow) ;;
+esac
+check_used ${used[@]+"${used[@]}"}
+case $command in
+  status | logs | delete)
+    if (($#)); then reject "$command takes no options after --."; fi
+    ;;
+esac
 
 need NAME "a name of your choice for the service" shop
 case $command in

@@ -233,3 +233,20 @@ def test_nothing_is_applied_if_rendering_fails(project):
     assert done.returncode == 2
     assert "kubectl was run" not in done.stdout
     assert not (project.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("status", "--spot"), "status does not use --spot"),
+        (("delete", "--lines=5"), "its options: --dry-run."),
+        (("render", "--follow"), "its options: --dry-run --spot"),
+    ],
+)
+def test_options_that_a_subcommand_cannot_use_are_refused(
+    project, words, message
+):
+    done = project.run("launch/gke.sh", *words, NAME="stage2")
+    assert done.returncode == 2
+    assert message in " ".join(done.stdout.split())
+    assert "was run" not in done.stdout
