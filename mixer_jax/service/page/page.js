@@ -183,7 +183,7 @@ function card(found, position, search) {
     searchLike(found);
   };
   frame(found, make("span", look, "", "picture"));
-  make("p", node, found.text || "(no text)", "text").title = found.text;
+  make("p", node, found.text || found.id, "text").title = found.text || found.id;
   const facts = [found.group, ...Object.entries(found.fields)
     .map(([field, value]) => `${field} ${value}`)].filter(Boolean).join(" · ");
   make("p", node, facts, "facts").title = `${found.id} · ${facts}`;
