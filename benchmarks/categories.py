@@ -104,8 +104,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
         rows.append(row | {"growth": _power(row, rows[-1]) if rows else None})
         # Write after each size: large ones are slow and may exceed memory.
         if given.json:
-            text = json.dumps(rows, indent=1)
-            pathlib.Path(given.json).write_text(text + "\n")
+            printing.write(rows, given.json)
     return rows
 
 

@@ -102,9 +102,6 @@ def _check(given: argparse.Namespace) -> list[int]:
         raise UserError(
             f"--devices={given.devices} must be two numbers, such as 2,3."
         )
-    parent = pathlib.Path(given.json or "rows.json").absolute().parent
-    if not parent.is_dir():
-        raise UserError(f"--json={given.json}: there is no such folder.")
     return devices
 
 

@@ -23,7 +23,6 @@ does not depend on the number of processes.
 """
 
 import argparse
-import json
 import pathlib
 import random
 import shutil
@@ -75,8 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in figures.items():
         print(f"{name:>34}  {value}")
     if given.json:
-        text = json.dumps(figures, indent=1) + "\n"
-        pathlib.Path(given.json).write_text(text)
+        printing.write(figures, given.json)
     return 0
 
 

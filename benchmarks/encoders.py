@@ -16,7 +16,6 @@ Our encoder scales uint8 pixels itself; the original is given scaled pixels.
 
 import argparse
 import os
-import pathlib
 import statistics
 import sys
 import time
@@ -91,10 +90,6 @@ def _check(given: argparse.Namespace) -> list[Problem]:
     for name in ("size", "batch", "rounds"):
         if (value := getattr(given, name)) < 1:
             raise UserError(f"--{name} is {value}; it must be 1 or more.")
-    if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
-        raise UserError(
-            f"--json={given.json}: the folder does not exist; create it first."
-        )
     problems = []
     for name in dict.fromkeys(given.models.split(",")):
         choose(encoder_sides.MODELS, name, "encoder with an original")

@@ -14,7 +14,6 @@ and the share of training samples whose nearest proxy is their category's.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import sys
@@ -85,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _show(rows)
     if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+        printing.write(rows, given.json)
     return 0
 
 

@@ -90,10 +90,6 @@ def _check(given: argparse.Namespace) -> list[Problem]:
             f"{', '.join(input_sides.FORMATS)}."
         )
     augment.change(given.augment, ())
-    if given.json and not pathlib.Path(given.json).absolute().parent.is_dir():
-        raise UserError(
-            f"--json={given.json}: the folder does not exist; create it first."
-        )
     problems = []
     for side in dict.fromkeys(given.stored.split(",")):
         if not side.isdecimal() or int(side) < 1:

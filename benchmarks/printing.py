@@ -29,8 +29,15 @@ def show(
     versions = " ".join(f"{n} {v}" for n, v in rows[0]["versions"].items())
     print(f"{rows[0]['machine']}; {versions}")
     if path:
-        pathlib.Path(path).write_text(json.dumps(rows, indent=2) + "\n")
+        write(rows, path)
         print(f"Wrote {path}")
+
+
+def write(rows: Any, path: str) -> None:
+    """Writes the rows as JSON; creates the folder of the file if necessary."""
+    file = pathlib.Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +47,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _checked(path: str) -> str:
-    """Returns the path of a file that can be written; creates its folder."""
+    """Returns the path of a file that can be written."""
     try:
         if path:
             files.check(path, "The rows")
-            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return path

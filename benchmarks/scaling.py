@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -99,8 +98,7 @@ def measure(given: argparse.Namespace) -> list[Row]:
                 rows.append({"series": series, "kind": kind, **row})
                 add_efficiency(rows)
                 if given.json:  # save each row: compilation takes minutes
-                    text = json.dumps(rows, indent=1) + "\n"
-                    pathlib.Path(given.json).write_text(text)
+                    printing.write(rows, given.json)
                 print(f"{series}, {name}: compiled", file=sys.stderr)
     return rows
 

@@ -21,9 +21,7 @@ engines start.
 import argparse
 import functools
 import importlib
-import json
 import os
-import pathlib
 import statistics
 import sys
 import time
@@ -65,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(row)
             # Write after each row, because large sizes are slow.
             if given.json:
-                text = json.dumps(rows, indent=2) + "\n"
-                pathlib.Path(given.json).write_text(text)
+                printing.write(rows, given.json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ are distractors, unless the gallery is `test`.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     printing.show(_table(rows), rows, 100, "")
     if given.json:
-        pathlib.Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+        printing.write(rows, given.json)
     return 0
 
 

@@ -95,7 +95,6 @@ def test_grown_ids_are_sorted_and_replace_one_in_a_hundred(tmp_path):
         (["--neighbors=0"], "--neighbors=0 must be 1 or more"),
         (["--devices=2"], "--devices=2 must be two numbers"),
         (["--devices=2,x"], "--devices=2,x must be two numbers"),
-        (["--json=missing/rows.json"], "there is no such folder"),
     ],
 )
 def test_invalid_arguments_end_with_a_sentence(arguments, message, capsys):

@@ -101,7 +101,6 @@ def test_rows_of_inline_images(tmp_path, monkeypatch, capsys):
         (["--samples=300,x"], "--samples=300,x must be"),
         (["--workers=0"], "--workers=0 must be numbers of 1 or more"),
         (["--side=4"], "--side is 4"),
-        (["--json=missing/rows.json"], "there is no such folder"),
     ],
 )
 def test_invalid_arguments_end_with_a_sentence(arguments, message, capsys):

@@ -139,7 +139,6 @@ def test_memory_of_both_sides():
         (["--rounds=0"], ["--rounds", "1"]),
         (["--models=tiny-bert", "--size=600"], ["600", "512", "tokens"]),
         (["--models=tiny-vit", "--size=16"], ["16", "32", "pixels"]),
-        (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
 def test_invalid_arguments_are_errors(arguments, words, capsys):

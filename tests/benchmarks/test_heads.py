@@ -178,7 +178,6 @@ def test_arrays_are_valid(num_devices):
         (["--head.subcenters=2"], ["head.subcenters", "2"]),
         (["--head=3"], ["--head.key=value"]),
         (["--heads=dense", "--graph"], ["knn"]),
-        (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
 def test_invalid_arguments_are_errors(arguments, words, capsys):

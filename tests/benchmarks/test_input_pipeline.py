@@ -149,7 +149,6 @@ def test_pictures_compress_like_photographs():
         (["--workers=0"], ["--workers", "1"]),
         (["--format=gif"], ["gif", "jpeg", "png"]),
         (["--augment=string"], ["string", "light"]),
-        (["--json=no/where.json"], ["no/where.json"]),
     ],
 )
 def test_invalid_arguments_are_errors(arguments, words, capsys):

@@ -19,6 +19,12 @@ def test_table_machine_and_rows(tmp_path, capsys):
     assert json.loads(out.read_text()) == rows
 
 
+def test_a_missing_folder_is_created(tmp_path):
+    path = tmp_path / "new" / "deep" / "rows.json"
+    printing.write([{"ratio": 0.5}], str(path))
+    assert json.loads(path.read_text()) == [{"ratio": 0.5}]
+
+
 def test_no_path_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = [{"machine": "two cores", "versions": {}}]
@@ -33,7 +39,7 @@ def test_the_file_is_checked_before_measuring(tmp_path, capsys):
     assert parser.parse_args([]).json == ""
     path = tmp_path / "new" / "rows.json"
     assert parser.parse_args([f"--json={path}"]).json == str(path)
-    assert path.parent.is_dir()
+    assert not path.parent.exists()
     with pytest.raises(SystemExit, match="2"):
         parser.parse_args([f"--json={tmp_path}"])
     assert "The rows cannot be written to" in capsys.readouterr().err
