@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from array_record.python import array_record_module
 
+from mixer_jax.data.prepared import write_behind
 from mixer_jax.data.tables import rules
 from mixer_jax.runtime import identity, paths
 from mixer_jax.runtime.tabular import references
@@ -159,12 +160,14 @@ def write(path: Path, records: Iterator[bytes]) -> int:
     with _system_errors(path):
         writer = array_record_module.ArrayRecordWriter(str(path), _OPTIONS)
     try:
-        for record in records:
-            try:
-                writer.write(record)
-            except _ERRORS as error:
-                raise _unwritable(path, error) from error
-            count += 1
+        with write_behind.write_behind(path) as wrote:
+            for record in records:
+                try:
+                    writer.write(record)
+                except _ERRORS as error:
+                    raise _unwritable(path, error) from error
+                wrote(len(record))
+                count += 1
     finally:
         with _system_errors(path):
             writer.close()

@@ -24,6 +24,7 @@ from mixer_jax.data.prepared import (
     tfds_files,
 )
 from mixer_jax.data.prepared import version as version_lib
+from mixer_jax.data.prepared.write_behind import settle
 from mixer_jax.data.tables import category_notes, samples, table
 from mixer_jax.runtime import arrays, files, identity, progress
 from mixer_jax.runtime import threads as threads_lib
@@ -184,7 +185,7 @@ def write(
                     ordered, results_in_order, strict=True
                 ):
                     path = version / tfds_files.FOLDER / shard.name
-                    synced.append(syncing.submit(files.settle, path))
+                    synced.append(syncing.submit(settle, path))
                     made[shard.name] = result
                     count(len(result.digests))
             for each in synced:
