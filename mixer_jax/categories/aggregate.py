@@ -143,7 +143,7 @@ def _lines(figures: dict[str, Any]) -> str:
         "with unknown items": figures["events_of_unknown_items"],
         "in long sessions": figures["events_of_long_sessions"],
     }
-    counts = [f"{count:,} {name}" for name, count in left_out.items() if count]
+    counts = [f"{why} ({count:,})" for why, count in left_out.items() if count]
     lines.append(f"left out: {', '.join(counts) or 'nothing'}")
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ from mixer_jax.runtime import files, paths
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
 from mixer_jax.runtime.tabular import tables
+from mixer_jax.runtime.text import counted
 from mixer_jax.service import opening, rebuilding, sources
 from mixer_jax.service.stores import generations
 from mixer_jax.service.stores.local import LocalStore
@@ -113,10 +114,12 @@ def begin(
         for name, target in targets.items():
             _link(folder / name, target)
         _write(folder, log, items)
-    left = [f"{n:,} {reason}" for reason, n in log.left_out.items() if n]
+    left = [f"{reason} ({n:,})" for reason, n in log.left_out.items() if n]
+    clicks = int(log.clicks["clicks"].sum())
     return (
-        f"{day}: {len(log.queries):,} queries, {len(items):,} items and "
-        f"{log.clicks['clicks'].sum():,} clicks, {new:,} of them new; events "
+        f"{day}: {counted(clicks, 'click')} ({new:,} new) for "
+        f"{counted(len(log.queries), 'picture')} and a catalog of "
+        f"{counted(len(items), 'item')}; events "
         f"left out: {', '.join(left) or 'none'}"
     )
 

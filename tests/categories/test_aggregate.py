@@ -34,7 +34,7 @@ def test_the_command_counts_events(beam_environment, tmp_path):
     assert done.stdout.splitlines() == [
         "clicks: 1 pairs, 18 exposures, 18 clicks",
         "clicks_later: 1 pairs, 9 exposures, 9 clicks",
-        "left out: 3 duplicates",
+        "left out: duplicates (3)",
     ]
     figures = json.loads((tmp_path / "aggregate.json").read_text())
     assert figures["files"] == 3

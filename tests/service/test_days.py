@@ -73,8 +73,10 @@ def test_clicks_become_the_log_of_a_day(begin, record, shop, colors):
     assert "No events were recorded in" in begin("2026-01-01")
     record(red="red_document_forward", green="green_document_forward")
     message = begin("2026-01-01")
-    assert "2 queries, 12 items and 2 clicks, 2 of them new" in message
-    assert "2 with unknown items" in message
+    assert (
+        "2 clicks (2 new) for 2 pictures and a catalog of 12 items" in message
+    )
+    assert "with unknown items (2)" in message
     folder = shop / "days/2026-01-01"
     log = click_log.read_folder(folder)
     assert (len(log.queries), len(log.items)) == (2, 12)
@@ -94,7 +96,7 @@ def test_a_day_without_new_clicks_leaves_no_trace(begin, record, shop):
     assert not (shop / "days/2026-01-02").exists()
     (shop / "days/2026-01-01/found.csv").write_text("")
     record(green="green_document_forward")
-    assert "2 clicks, 1 of them new" in begin("2026-01-03")
+    assert "2 clicks (1 new)" in begin("2026-01-03")
     folder = shop / "days/2026-01-03"
     assert (folder / "previous").resolve() == shop / "days/2026-01-01"
 

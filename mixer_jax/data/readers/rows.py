@@ -35,8 +35,8 @@ class Row(NamedTuple):
 
 
 def left_out_text(left_out: LeftOut) -> str:
-    """Returns the counts and reasons as text, "none" if empty."""
-    counts = (f"{count:,} {why}" for why, count in left_out.items() if count)
+    """Returns the reasons with their counts as text, "none" if empty."""
+    counts = (f"{why} ({count:,})" for why, count in left_out.items() if count)
     return ", ".join(counts) or "none"
 
 

@@ -16,6 +16,7 @@ from mixer_jax.service.http.parameters import bad
 from mixer_jax.service.http.recording import Click, Recorder
 
 MAX_EVENTS = 100  # per request
+MAX_POSITION = 999_999
 KEYS = ("search_id", "item_id", "position")
 _DAY = 86_400_000_000  # microseconds
 
@@ -79,8 +80,10 @@ def _click(given: Any, recorder: Recorder) -> Click:
         )
     if not isinstance(item, str) or not item:
         raise bad("item_id is missing; send the id of the clicked item.")
-    position = given.get("position", -1)
-    if type(position) is not int or not -1 <= position < 1_000_000:
+    position = given.get("position")
+    if position is None:
+        return Click(search, item, -1)
+    if type(position) is not int or not 0 <= position <= MAX_POSITION:
         raise bad("position must be a whole number, counted from 0.")
     return Click(search, item, position)
 

@@ -8,6 +8,7 @@ from mixer_jax.service.http import embeddings, events, items, parameters
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
+_NONEMPTY: Schema = {"type": "string", "minLength": 1}
 _NUMBER: Schema = {"type": "number"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _URL: Schema = {
@@ -26,7 +27,7 @@ _ID: Schema = {
     "name": "id",
     "in": "path",
     "required": True,
-    "schema": _TEXT,
+    "schema": _NONEMPTY,
     "description": "the ID of an item, with / written as %2F",
 }
 _VECTOR: Schema = {
@@ -87,12 +88,15 @@ def _schemas() -> dict[str, Schema]:
     }
     result = _object(_SHOWN | {"score": _NUMBER, "probability": _PROBABILITY})
     answer = {"search_id": _TEXT, "results": _list(_ref("Result"))}
+    numbers = _list(_NUMBER) | {"minItems": 1}
     item = {name: _TEXT for name in items.TEXTS} | {
+        "id": _NONEMPTY,
         "fields": _FIELDS,
         "image": _TEXT | {"description": "base64, or a data: URL"},
         "images": _list(_TEXT) | {"maxItems": items.MAX_IMAGES},
-        "vector": {"type": "array", "items": _NUMBER},
+        "vector": {"anyOf": [numbers, _list(numbers) | {"minItems": 1}]},
     }
+    position = _COUNT | {"maximum": events.MAX_POSITION}
     several = {
         "type": "array",
         "items": _ref("Query"),
@@ -112,7 +116,11 @@ def _schemas() -> dict[str, Schema]:
         "Item": _object(_SHOWN | {"vectors": _COUNT}),
         "Explanation": _object(_explanation()),
         "Event": _object(
-            {"search_id": _TEXT, "item_id": _TEXT, "position": _COUNT},
+            {
+                "search_id": _NONEMPTY,
+                "item_id": _NONEMPTY,
+                "position": position,
+            },
             required=("search_id", "item_id"),
         ),
     }

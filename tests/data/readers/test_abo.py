@@ -75,7 +75,7 @@ def test_main_images_are_documents_and_others_queries(folder):
     sofa = frame.loc["B2@amazon.com"]
     assert (sofa["image"], sofa["text"]) == ("", "椅子")
     assert frame["group"].tolist() == ["CHAIR"] * 5 + ["SOFA"] * 2
-    assert "1 with a repeated ID" in output  # o1, listed in two countries
+    assert "with a repeated ID (1)" in output  # o1, listed in two countries
 
 
 def test_options_select_languages_and_image_size(folder):
@@ -99,8 +99,8 @@ def test_unknown_images_and_empty_listings_are_counted(folder):
         ],
     )
     frame, output = folder.read("abo")
-    assert "3 with an image not listed in images.csv" in output
-    assert "1 listings with neither a main image nor a name" in output
+    assert "with an image not listed in images.csv (3)" in output
+    assert "listings with neither a main image nor a name (1)" in output
     assert "B3" not in set(frame["category_id"])
 
 

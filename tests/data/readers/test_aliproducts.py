@@ -40,7 +40,7 @@ def test_reads_flat_folders_and_integer_classes(folder):
 def test_invalid_items_raise_an_error(folder):
     write(folder, "train", [(1, "a"), (2, "a"), (3, "")])
     _, output = folder.read("aliproducts")
-    assert "1 without a class" in output
+    assert "without a class (1)" in output
     folder.write("train.json", '{"images": [{"class_id": "a"}]}')
     message = folder.refuse("aliproducts", "--overwrite")
     assert (
@@ -59,4 +59,4 @@ def test_missing_first_image_does_not_decide_the_layout(folder):
     (folder.root / "train" / "0.jpg").unlink()
     frame, output = folder.read("aliproducts")
     assert frame["image"].tolist() == [f"train/{n}.jpg" for n in range(2, 6)]
-    assert "1 with a missing or empty image file" in output
+    assert "with a missing or empty image file (1)" in output

@@ -44,9 +44,9 @@ def test_columns_are_mapped_and_missing_roles_drawn(folder):
     assert sorted(frame["role"][:2]) == ["document", "query"]
     assert frame.loc["3", ["role", "text"]].tolist() == ["document", "Größe ✓"]
     for reason in (
-        "1 without a category",
-        "1 without an image",
-        "1 with a missing or empty image file",
+        "without a category (1)",
+        "without an image (1)",
+        "with a missing or empty image file (1)",
     ):
         assert reason in output
 

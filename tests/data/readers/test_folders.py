@@ -40,8 +40,8 @@ def test_folder_is_a_category_and_its_parent_the_group(folder):
     ]
     assert frame["group"].tolist()[::2] == ["", "hats", "shoes"]
     assert frame.groupby("category_id")["role"].nunique().tolist() == [2, 2, 2]
-    assert "1 files that are not images" in output
-    assert "1 images outside category folders" in output
+    assert "files that are not images (1)" in output
+    assert "images outside category folders (1)" in output
     # The table itself is not counted as left out.
     again, output_again = folder.read("folders", "--overwrite")
     assert again.equals(frame)
@@ -56,7 +56,7 @@ def test_files_above_the_categories_are_counted(folder, options):
     folder.write("train/list.csv", "")
     for again in ((), ("--overwrite",)):
         _, output = folder.read("folders", *options, *again)
-        assert output.endswith("left out: 3 files that are not images")
+        assert output.endswith("left out: files that are not images (3)")
 
 
 def test_topmost_folders_may_be_splits(folder):
@@ -95,7 +95,7 @@ def test_names_that_are_not_utf8_are_left_out(folder):
         file.write(b"image")
     frame, output = folder.read("folders")
     assert len(frame) == 2
-    assert "1 with a file name that is not UTF-8" in output
+    assert "with a file name that is not UTF-8 (1)" in output
 
 
 def test_missing_images_raise_an_error(folder):
@@ -123,7 +123,7 @@ def test_error_without_images_counts_the_left_out(folder):
     folder.write("notes.txt", "")
     (folder.root / "a").mkdir()
     (folder.root / "a" / "1.jpg").symlink_to("nowhere")
-    assert "1 broken links" in folder.refuse("folders")
+    assert "broken links (1)" in folder.refuse("folders")
 
 
 NAMES = st.text(

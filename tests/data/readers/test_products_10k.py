@@ -41,7 +41,7 @@ def test_test_list_may_be_missing_or_without_classes(folder):
     assert len(frame) == 2
     folder.write("test.csv", "name\n0.jpg\n")
     _, output = folder.read("products_10k", "--overwrite")
-    assert "1 without a class" in output
+    assert "without a class (1)" in output
 
 
 def test_invalid_rows_raise_an_error(folder):

@@ -31,7 +31,7 @@ def test_only_documents_have_titles_and_shared_images_one_role(folder):
     for name, one in frame.iterrows():
         assert one["text"] == ("" if one["role"] == "query" else titles[name])
     assert frame["image"]["train_3"] == "train_images/b.jpg"
-    assert "1 with a missing or empty image file" in output
+    assert "with a missing or empty image file (1)" in output
 
 
 def test_invalid_rows_raise_an_error(folder):

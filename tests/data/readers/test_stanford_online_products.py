@@ -41,9 +41,9 @@ def test_missing_images_and_repeated_lines_are_left_out(folder):
     frame, output = folder.read("stanford_online_products")
     # Class 2 has only one image left.
     assert frame["category_id"].tolist() == ["1", "1", "3", "3"]
-    assert "1 with a repeated ID" in output
-    assert "1 with a missing or empty image file" in output
-    assert "1 from train without another sample" in output
+    assert "with a repeated ID (1)" in output
+    assert "with a missing or empty image file (1)" in output
+    assert "from train without another sample in their category (1)" in output
 
 
 @pytest.mark.parametrize(

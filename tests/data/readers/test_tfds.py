@@ -82,7 +82,7 @@ def test_splits_are_joined_and_images_are_written(shop, tmp_path):
     out = f"--out={tmp_path}/mine/table.csv"
     frame, output = shop.read("tfds", *OPTIONS, "--text=title", out)
     assert frame["category_id"].tolist() == LABELS * 3
-    assert "1 without a label" in output
+    assert "without a label (1)" in output
     assert frame["sample_id"].tolist()[:4] == [
         "test/0",
         "test/1",
@@ -164,6 +164,6 @@ def test_unreadable_version_is_counted_as_left_out(folder, prepared):
     (folder.root / "shop/1.0.0").symlink_to(prepared / "shop/1.0.0")
     (folder.root / "shop/9.0.0").symlink_to("nowhere")
     _, output = folder.read("tfds", *OPTIONS)
-    assert "1 broken links" in output
+    assert "broken links (1)" in output
     refused = folder.refuse("tfds", "--name=none", "--overwrite")
-    assert "found: shop; left out: 1 broken links." in refused
+    assert "found: shop; left out: broken links (1)." in refused

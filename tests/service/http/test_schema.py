@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from mixer_jax.service import server
-from mixer_jax.service.http import parameters, schema
+from mixer_jax.service.http import items, parameters, schema
 from mixer_jax.service.http.keys import Keys
 from mixer_jax.service.http.settings import DEFAULTS
 from tests.service.conftest import draw
@@ -105,6 +105,33 @@ def test_the_schema_and_the_checks_agree(body, is_valid):
     else:
         with pytest.raises(parameters.HTTPException):
             parameters.check(body)
+
+
+@pytest.mark.parametrize(
+    ("item", "is_valid"),
+    [
+        ({"id": "a", "text": "", "fields": {"price": 1.5}}, True),
+        ({"id": "a", "images": []}, True),
+        ({"id": "a", "vector": [0.5, 1]}, True),
+        ({"id": "a", "vector": [[0.5, 1], [1, 0]]}, True),
+        ({"id": "a", "vector": ["b"]}, False),
+        ({"id": ""}, False),
+        ({"id": 1}, False),
+        ({"text": "a"}, False),
+        ({"id": "a", "text": 1}, False),
+        ({"id": "a", "fields": []}, False),
+        ({"id": "a", "images": [""] * 65}, False),
+        ({"id": "a", "other": 1}, False),
+    ],
+)
+def test_the_schema_and_the_checks_of_items_agree(item, is_valid):
+    schema_of_items = DOCUMENT["components"]["schemas"]["NewItem"]
+    assert validator(schema_of_items).is_valid(item) == is_valid
+    if is_valid:
+        items.check(item)
+    else:
+        with pytest.raises(parameters.HTTPException):
+            items.check(item)
 
 
 def test_explanations_conform(looked_at):
