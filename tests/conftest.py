@@ -127,6 +127,24 @@ def compiled(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """A folder into which the package's wheel is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    tree = folder / "tree"
+    tree.mkdir()
+    names = ["mixer_jax", "configs", "pyproject.toml", "README.md", "LICENSE"]
+    root = pathlib.Path(__file__).parents[1]
+    subprocess.run(["cp", "-a", *names, tree], cwd=root, check=True)
+    options = ["--no-deps", f"--wheel-dir={folder}"]
+    subprocess.run([*pip, "wheel", *options, tree], check=True)
+    (made,) = folder.glob("*.whl")
+    target = f"--target={folder / 'installed'}"
+    subprocess.run([*pip, "install", "--no-deps", target, made], check=True)
+    return folder / "installed"
+
+
 COLORS = {
     "red": (255, 0, 0),
     "green": (0, 255, 0),

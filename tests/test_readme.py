@@ -1,4 +1,7 @@
-"""All commands in README and docs run in a folder laid out like a clone."""
+"""All commands in README and docs run in a folder laid out like a clone.
+
+They use the package of the wheel instead of the checkout's.
+"""
 
 import json
 import os
@@ -47,11 +50,10 @@ def _commands(word):
 
 
 @pytest.fixture
-def clone(tmp_path):
+def clone(wheel, tmp_path):
     """A clone that uses the Python environment of the tests."""
-    for name in ("mixer_jax", "configs", "launch"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "launch").unlink()
+    (tmp_path / "mixer_jax").symlink_to(wheel / "mixer_jax")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "launch").mkdir()
     for script in (ROOT / "launch").glob("*.sh"):
         copy = tmp_path / "launch" / script.name
@@ -131,6 +133,19 @@ def _draw(path, hue, shape):
     image.save(path)
 
 
+def _run_five_lines(clone, model):
+    """Runs the README's lines of Python with a workdir or bundle."""
+    (five_lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for name in ("photo.png", "shoe.png"):
+        _draw(clone / name, 10, 1)
+    script = clone / "five_lines.py"
+    script.write_text(
+        five_lines.replace("runs/quickstart", model)
+        + "assert cosines.shape == (1, 2), cosines\n"
+    )
+    _run(f".venv/bin/python {script}", clone)
+
+
 def _own_data(folder):
     """Writes the images and table required by the README."""
     (folder / "pictures").mkdir(parents=True)
@@ -164,6 +179,12 @@ def test_every_block_is_tested():
         assert set(block.strip().splitlines()) <= set(run)
 
 
+def test_commands_use_the_wheel(clone, wheel):
+    show = "import mixer_jax; print(mixer_jax.__path__[0])"
+    path = _run(f".venv/bin/python -c '{show}'", clone).strip()
+    assert pathlib.Path(path).resolve() == (wheel / "mixer_jax").resolve()
+
+
 @pytest.mark.slow
 def test_quickstart_runs(clone):
     for command in _commands("quickstart.sh"):
@@ -173,15 +194,7 @@ def test_quickstart_runs(clone):
     rows = pd.read_json(clone / "runs/smoke/metrics.json")
     assert {"mixer", "linear map", "image only"} <= set(rows.model)
     assert (clone / "runs/smoke/categories.json").is_file()
-    (five_lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for name in ("photo.png", "shoe.png"):
-        _draw(clone / name, 10, 1)
-    script = clone / "five_lines.py"
-    script.write_text(
-        five_lines.replace("runs/quickstart", "runs/smoke")
-        + "assert cosines.shape == (1, 2), cosines\n"
-    )
-    _run(f".venv/bin/python {script}", clone)
+    _run_five_lines(clone, "runs/smoke")
     # Test the search here because the stages are already trained.
     index, serve = (
         command.replace("runs/quickstart", "runs/smoke")
@@ -213,6 +226,7 @@ def test_own_data_commands_run(clone):
     samples = _own_data(clone / "mydata")
     for command in _commands("own_data.py"):
         _run(command, clone)
+    _run_five_lines(clone, "runs/mydata/bundle")
     out = clone / "runs/mydata/embeddings"
     assert len(pd.read_parquet(out / "queries")) == len(samples) / 2
     rows = pd.read_parquet(out / "documents")

@@ -11,7 +11,7 @@ from tests import several
 
 CONFIG = several.ROOT / "configs" / "quickstart.py"
 STAGES = ("stage1", "stage2", "stage3")
-STEPS = 20
+STEPS = 12
 DEVICES = 4
 
 

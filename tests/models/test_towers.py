@@ -213,6 +213,7 @@ def test_cached_features_replace_images_and_texts():
         np.testing.assert_array_equal(alone, expected[role])
 
 
+@pytest.mark.slow
 def test_embeddings_depend_only_on_their_own_parameters():
     model, batch = _mixer(), _batch()
     variables = _init(model, batch)
@@ -271,6 +272,7 @@ def test_drop_parts_never_drops_a_whole_document():
     assert np.mean(~images[both & texts]) == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.slow
 def test_parts_are_dropped_only_in_training():
     model, batch = _mixer(drop_text=0.9), _batch()
     variables = _init(model, batch)
@@ -349,6 +351,7 @@ def _at_once():
     return step(variables, _batch())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [3, 8])
 def test_chunks_of_images_change_nothing(chunk, num_devices):
     """Embeddings and gradients are equal; 3 does not divide the 16 images."""

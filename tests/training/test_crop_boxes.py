@@ -121,6 +121,7 @@ def test_bad_boxes_are_reported(both, capsys):
     assert "does not overlap the image of 32 x 384" in skipped["reason"][0]
 
 
+@pytest.mark.slow
 def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     root, frame = colors
     path = collage(frame, root, tmp_path / "new" / "colors.csv")

@@ -166,6 +166,7 @@ def start(run, config, workdir):
     return state, output.getvalue(), embedded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "limit"), [(1, 0), (8, 1)])
 def test_new_categories_are_imprinted_and_others_copied(
     make_run, tiny_config, tmp_path, after, limit

@@ -165,6 +165,7 @@ def test_batches_are_the_same(both, tiny_config):
         np.testing.assert_array_equal(images, found[0])
 
 
+@pytest.mark.slow
 def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     root, frame = colors
     path = inline_images.write(frame, root, tmp_path / "new" / "colors.parquet")
@@ -177,6 +178,7 @@ def test_trained_models_are_measured_the_same(color_run, colors, tmp_path):
     assert results[0][0][0]["identical_at_1"] == 1.0
 
 
+@pytest.mark.slow
 def test_reports_and_indexes_show_the_pictures(color_run, colors, tmp_path):
     root, _ = colors
     path = inline_images.convert(root / "colors.csv")
@@ -244,6 +246,7 @@ def test_paths_and_bytes_in_one_table_are_refused(both, capsys):
         table.read_table(inside)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_bytes(both, tmp_path):
     config = toy_config.get_config(str(both[1])).stage1
     config.name, config.steps = "stage1", 2

@@ -340,6 +340,7 @@ def test_restart_reads_no_image(toy, tiny_config, tmp_path, steps, monkeypatch):
     assert workdir_lib.latest_step(folder) == tiny_config.steps
 
 
+@pytest.mark.slow
 def test_too_many_non_finite_steps_end_the_run(toy, tiny_config, tmp_path):
     tiny_config.optimizer.max_skipped = 2
     tiny_config.optimizer.learning_rate = 1e38
@@ -367,6 +368,7 @@ def test_monitor_warns_once(toy, tiny_config, tmp_path):
     assert output.count("warning: norm_ratio") == 1
 
 
+@pytest.mark.slow
 def test_run_survives_a_thousand_broken_files(toy, tiny_config, tmp_path):
     path = toy.write_table(tmp_path / "table")
     good = table.read_table(path)
@@ -400,6 +402,7 @@ def test_run_survives_a_thousand_broken_files(toy, tiny_config, tmp_path):
     assert int(state.step) == tiny_config.steps
 
 
+@pytest.mark.slow
 def test_suspicious_categories_are_named_before_training(
     toy, tiny_config, tmp_path, steps
 ):

@@ -59,6 +59,7 @@ spelled = st.lists(
 ).map(lambda steps: "d0/" + "".join(steps))
 
 
+@pytest.mark.slow
 @QUICK
 @given(start=st.sampled_from(["", "./", "/"]), steps=spelled)
 def test_any_spelling_of_a_path_resumes(begun, start, steps):

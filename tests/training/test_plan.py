@@ -20,6 +20,7 @@ def show(config, workdir, **options):
     return output.getvalue()
 
 
+@pytest.mark.slow
 def test_plan_lists_all_counts_and_parameters(toy, tiny_config, tmp_path):
     tiny_config.optimizer.parts = (("text_encoder", 0.0),)
     tiny_config.head.name = "knn"

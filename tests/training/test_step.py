@@ -62,6 +62,7 @@ def config(tiny_config):
     return tiny_config
 
 
+@pytest.mark.slow
 def test_average_follows_the_trained_parameters(toy, config):
     config.optimizer.average = 0.3
     config.optimizer.parts = (("text_encoder", 0.0),)
@@ -88,6 +89,7 @@ def test_average_follows_the_trained_parameters(toy, config):
         )
 
 
+@pytest.mark.slow
 def test_seed_can_be_an_argument(toy, config):
     config.seed = 2**40 + 3
     losses = []
@@ -287,6 +289,7 @@ def test_observe_returns_the_monitors_figures(toy, config, head):
     assert all(np.isfinite(value) for value in figures.values())
 
 
+@pytest.mark.slow
 def test_active_recall_decreases_with_the_active_set(toy, config):
     config.head.name = "knn"
     config.batch_size = 16

@@ -10,6 +10,7 @@ from mixer_jax.runtime.errors import UserError
 # 20 of 37 rows on one device; 10, 5 and 3 on each of 2, 4 and 8.
 HALF = {"active": 0.52, "neighbors": 4}
 NAMES = ["sampled", "knn", "topk"]
+ONE = pytest.param(1, marks=pytest.mark.slow)
 
 
 def given(problem, key, graph=None):
@@ -54,7 +55,7 @@ def test_all_rows_active_matches_exact(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
+@pytest.mark.parametrize("num_devices", [ONE, 2], indirect=True)
 def test_loss_is_the_softmax_over_the_active_set(
     name, problem, make_head, gradients, reference, categories, assert_close
 ):
@@ -72,7 +73,7 @@ def test_loss_is_the_softmax_over_the_active_set(
     assert_close(d_proxies, expected[2])
 
 
-@pytest.mark.parametrize("num_devices", [1, 2], indirect=True)
+@pytest.mark.parametrize("num_devices", [ONE, 2], indirect=True)
 def test_random_rows_are_weighted_by_the_rows_they_represent(
     problem, mesh, make_head, gradients, reference, categories, assert_close
 ):
@@ -97,7 +98,7 @@ def test_random_rows_are_weighted_by_the_rows_they_represent(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
+@pytest.mark.parametrize("num_devices", [ONE, 4], indirect=True)
 def test_inactive_rows_are_unchanged_and_positives_active(
     name, problem, make_head, categories
 ):
@@ -126,7 +127,7 @@ def test_inactive_rows_are_unchanged_and_positives_active(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_devices", [1, 4], indirect=True)
+@pytest.mark.parametrize("num_devices", [ONE, 4], indirect=True)
 def test_active_set_changes_only_with_the_key(name, problem, make_head):
     small_batch(problem)
     head = make_head(name=name, **HALF | {"active": 0.8})

@@ -30,6 +30,7 @@ def stage(make_stage, text_config):
     return make_stage(text_config, text_vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_batches_match_those_with_tokens(stage, workers):
     run, variables, make = stage

@@ -56,6 +56,7 @@ def run_module(command, flag):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["main", "compile_for_tpu"])
 def test_missing_flagfile_is_reported_without_traceback(command):
     ended = run_module(command, "--flagfile=nowhere")
@@ -64,6 +65,7 @@ def test_missing_flagfile_is_reported_without_traceback(command):
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_line_breaks_in_arguments_are_rejected():
     ended = run_module("main", "--workdir=a\nWrote b")
     assert ended.returncode == 2
@@ -73,6 +75,7 @@ def test_line_breaks_in_arguments_are_rejected():
     assert ended.stderr == f"{expected}\n"
 
 
+@pytest.mark.slow
 def test_help_with_a_closed_pipe_ends_quietly():
     reader, writer = os.pipe()
     os.close(reader)

@@ -59,6 +59,7 @@ def test_all_commands_work_after_a_move(moved, tmp_path, capsys):
     assert "gray paint" in html
 
 
+@pytest.mark.slow
 def test_missing_data_error_names_the_option(moved, tmp_path, capsys):
     shutil.move(moved / "data", tmp_path / "away")
     table = f"{tmp_path / 'away'}/colors.csv"
