@@ -80,9 +80,9 @@ def _click(given: Any, recorder: Recorder) -> Click:
         )
     if not isinstance(item, str) or not item:
         raise bad("item_id is missing; send the id of the clicked item.")
-    position = given.get("position")
-    if position is None:
+    if "position" not in given:
         return Click(search, item, -1)
+    position = given["position"]
     if type(position) is not int or not 0 <= position <= MAX_POSITION:
         raise bad("position must be a whole number, counted from 0.")
     return Click(search, item, position)

@@ -72,6 +72,8 @@ def test_bad_events_get_an_error_message(recorded):
         (good | {"item_id": "none"}, 404, "There is no item 'none'"),
         (good | {"position": "1"}, 400, "position must be"),
         (good | {"position": -1}, 400, "position must be"),
+        (good | {"position": None}, 400, "position must be"),
+        (good | {"position": 1_000_000}, 400, "position must be"),
         (good | {"item": 1}, 400, "did you mean 'item_id'"),
         ({"events": []}, 400, "1 to 100"),
         ({"events": [5]}, 400, "not a JSON object"),
