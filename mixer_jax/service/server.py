@@ -36,6 +36,7 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from mixer_jax.runtime.errors import PassingError, UserError
+from mixer_jax.service.batches import collecting
 from mixer_jax.service.batches.generations import Generations
 from mixer_jax.service.http import (
     connections,
@@ -187,11 +188,15 @@ def _lifespan(service: Service):
 
 async def _watch(service: Service) -> None:
     """Switches to rebuilt indexes."""
-    reported, pause = "", _LOOK
+    generations = service.generations
+    reported, pause, count = "", _LOOK, generations.count
     while True:
         await asyncio.sleep(pause)
+        if generations.count != count:  # There was a switch at the last look.
+            count = generations.count
+            collecting.freeze()
         try:
-            await anyio.to_thread.run_sync(service.generations.refresh)
+            await anyio.to_thread.run_sync(generations.refresh)
             reported, pause = "", _LOOK
         except Exception as error:  # The previous generation still works.
             if str(error) != reported:
@@ -215,7 +220,8 @@ def run(app: Starlette, listener: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=_GRACE,
     )
-    connections.Server(config).run(sockets=[listener])
+    with collecting.frozen():
+        connections.Server(config).run(sockets=[listener])
 
 
 def _has_traceback(record: logging.LogRecord) -> bool:

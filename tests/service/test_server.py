@@ -7,7 +7,9 @@ import io
 import re
 import socket
 import threading
+import time
 import types
+import weakref
 
 import jax
 import numpy as np
@@ -27,6 +29,7 @@ from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.runtime.tabular import addresses
 from mixer_jax.service import opening, server
+from mixer_jax.service.batches import collecting
 from mixer_jax.service.batches.generations import Generations
 from mixer_jax.service.http import connections, context, pictures, uploads
 from mixer_jax.service.http.keys import Keys
@@ -619,6 +622,21 @@ def test_rebuilt_indexes_are_looked_for(
     assert warnings.count("the new index is not used") == 1
 
 
+def test_what_a_switch_replaces_is_collected(
+    own, place, color_net, monkeypatch
+):
+    monkeypatch.setattr(server, "_LOOK", 0.01)
+    own.current.itself = own.current  # Only a collection can free a cycle.
+    old = weakref.ref(own.current)
+    with collecting.frozen(), TestClient(server.make_app(own)):
+        rebuild(place, color_net)
+        deadline = time.monotonic() + 60
+        while old() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert own.count == 2
+    assert old() is None
+
+
 def test_failing_looks_become_rarer(monkeypatch, capsys):
     pauses, fails = [], [True] * 6 + [False, True]
 
@@ -633,7 +651,7 @@ def test_failing_looks_become_rarer(monkeypatch, capsys):
             raise UserError("no model")
 
     service = types.SimpleNamespace(
-        generations=types.SimpleNamespace(refresh=refresh)
+        generations=types.SimpleNamespace(refresh=refresh, count=1)
     )
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
