@@ -126,8 +126,8 @@ def write(
       build: settings and statistics of the table build.
     """
     files.write_text(root / "CARD.md", _card(frame, build))
-    attribution = _attribution(frame, infos, build.size)
-    files.write_text(root / "ATTRIBUTION.md", attribution)
+    text = attribution(frame, infos, build.size)
+    files.write_text(root / "ATTRIBUTION.md", text)
 
 
 def _card(frame: pd.DataFrame, build: Build) -> str:
@@ -154,8 +154,8 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         source=build.source,
         only=" Only sets with permissive licenses were used."
         * build.permissive,
-        splits=_lines(splits),
-        left_out=_lines(build.left_out.items()),
+        splits=lines(splits),
+        left_out=lines(build.left_out.items()),
         faults=f"\nThe first icons that cannot be drawn:\n\n{faults}"
         * bool(faults),
         unasked=frame["category_id"].nunique()
@@ -171,9 +171,16 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
     )
 
 
-def _attribution(
+def attribution(
     frame: pd.DataFrame, infos: dict[str, dict[str, Any]], size: int
 ) -> str:
+    """Returns the text of ATTRIBUTION.md.
+
+    Args:
+      frame: samples whose `sample_id` starts with a set's prefix and a colon.
+      infos: Iconify's `info` of each set, by prefix.
+      size: side of the images in pixels.
+    """
     counts = _prefixes(frame).value_counts()
     sets = [
         (
@@ -185,7 +192,7 @@ def _attribution(
         )
         for prefix, count in sorted(counts.items())
     ]
-    return _ATTRIBUTION.format(size=size, sets=_lines(sets))
+    return _ATTRIBUTION.format(size=size, sets=lines(sets))
 
 
 def _prefixes(frame: pd.DataFrame) -> pd.Series:
@@ -200,7 +207,7 @@ def _link(words: str, entry: dict[str, str]) -> str:
     return f"[{words}]({entry['url']})" if entry.get("url") else words
 
 
-def _lines(rows: Iterable[Iterable[object]]) -> str:
+def lines(rows: Iterable[Iterable[object]]) -> str:
     """Formats the rows of a Markdown table."""
     return "\n".join(
         "| " + " | ".join(_cell(value) for value in row) + " |" for row in rows
