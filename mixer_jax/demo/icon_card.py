@@ -42,7 +42,7 @@ and number of samples.{only}
   of its sets if it describes the subject ("logos"), else empty.
 - Split: test categories are those whose name without skin tone has a SHA-1
   that ends in 0 in decimal notation. They are never trained on.
-
+{unseen}
 ## Icons left out
 
 | reason | icons |
@@ -76,6 +76,13 @@ array_record files. This command does so in advance:
 
     python -m mixer_jax.data.prepare --table={name}
 """
+_UNSEEN = """\
+- Unseen vendors: val categories are those where it ends in 1. All queries of
+  test and val are from vendors that are not in train, and all their documents
+  from other vendors. All sets of one author count as one vendor.
+  - test: {test}
+  - val: {val}
+"""
 _ATTRIBUTION = """\
 # Attribution
 
@@ -99,6 +106,7 @@ class Build:
       source: a sentence that names the source.
       size: side of the images in pixels.
       permissive: whether only sets with permissive licenses were used.
+      unseen: whether the queries of test and val are from unseen vendors.
       left_out: number of excluded icons, by reason.
       faults: one line for each icon that cannot be drawn.
     """
@@ -107,6 +115,7 @@ class Build:
     source: str
     size: int
     permissive: bool
+    unseen: bool
     left_out: dict[str, int]
     faults: list[str]
 
@@ -125,12 +134,14 @@ def write(
       infos: Iconify's `info` of each set, by prefix.
       build: settings and statistics of the table build.
     """
-    files.write_text(root / "CARD.md", _card(frame, build))
+    files.write_text(root / "CARD.md", _card(frame, infos, build))
     text = attribution(frame, infos, build.size)
     files.write_text(root / "ATTRIBUTION.md", text)
 
 
-def _card(frame: pd.DataFrame, build: Build) -> str:
+def _card(
+    frame: pd.DataFrame, infos: dict[str, dict[str, Any]], build: Build
+) -> str:
     splits = [
         (
             name,
@@ -152,6 +163,7 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         name=build.table,
         size=build.size,
         source=build.source,
+        unseen=_unseen(frame, infos) if build.unseen else "",
         only=" Only sets with permissive licenses were used."
         * build.permissive,
         splits=lines(splits),
@@ -161,13 +173,35 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         unasked=frame["category_id"].nunique()
         - frame["category_id"][frame["role"] == table.QUERY].nunique(),
         emoji=_prefixes(frame).isin(emoji).sum(),
-        emoji_sets=textwrap.fill(
-            ", ".join(f"`{prefix}:`" for prefix in emoji) or "none",
-            width=79,
-            initial_indent="  ",
-            subsequent_indent="  ",
-            break_on_hyphens=False,
-        ),
+        emoji_sets=_fill((f"`{prefix}:`" for prefix in emoji), 2),
+    )
+
+
+def _unseen(frame: pd.DataFrame, infos: dict[str, dict[str, Any]]) -> str:
+    """Lists the vendors of the queries of test and val."""
+    makers = {
+        prefix: icon_names.maker(prefix, info["author"]["name"])
+        for prefix, info in infos.items()
+    }
+    of_row = _prefixes(frame).map(makers)
+    queries = frame["role"] == table.QUERY
+    lists = {
+        split: _fill(
+            sorted(of_row[queries & (frame["split"] == split)].unique()), 4
+        ).lstrip()
+        for split in ("test", "val")
+    }
+    return _UNSEEN.format(**lists)
+
+
+def _fill(words: Iterable[str], indent: int) -> str:
+    """Returns a list of words as indented lines."""
+    return textwrap.fill(
+        ", ".join(words) or "none",
+        width=79,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
     )
 
 

@@ -3,10 +3,8 @@
 import pandas as pd
 
 from mixer_jax.data.tables import holdout, table
-from mixer_jax.demo import emoji, icon_names
+from mixer_jax.demo import emoji, icon_names, icon_splits
 from mixer_jax.demo.emoji_sets.catalog import FAMILIES, Catalog
-
-_SPLITS = ("test", "val", "train")
 
 
 def validation_family(family: str) -> str:
@@ -74,11 +72,7 @@ def _distinct(rows: pd.DataFrame) -> pd.DataFrame:
     """
     rows = rows.sort_values("query", ascending=False, kind="stable")
     rows = rows.drop_duplicates(["key", "digest"]).sort_index()
-    for number, split in enumerate(_SPLITS):
-        held_out = rows["split"].isin(_SPLITS[:number])
-        seen = rows["digest"].isin(rows["digest"][held_out])
-        rows = rows[(rows["split"] != split) | ~seen]
-    return rows
+    return icon_splits.without_seen(rows)
 
 
 def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:
