@@ -78,8 +78,8 @@ def with_categories_to_match(
     """Selects the icons of categories that the table can use.
 
     Adds the columns `query` and `asked`: whether the category has both queries
-    and documents. Some of the categories with several documents and no query are
-    kept, selected by hash.
+    and documents. Some of the categories with several documents and no query
+    are kept, selected by hash.
     """
     icons = _with_roles(icons)
     asked = _has_both_roles(icons)

@@ -16,6 +16,7 @@ SOURCES: dict[str, Callable[[Path], object]] = {
     "emoji-large": functools.partial(emoji.build_table, name="large"),
     "emoji-vendors": emoji_vendors.build_table,
     "icons": icons.build_table,
+    "icons-unseen": functools.partial(icons.build_table, unseen=True),
 }
 
 

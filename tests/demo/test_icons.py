@@ -6,7 +6,13 @@ import pytest
 from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.prepared.build import prepare
 from mixer_jax.data.tables import table
-from mixer_jax.demo import icon_drawing, icon_names, icon_packages, icons
+from mixer_jax.demo import (
+    icon_drawing,
+    icon_names,
+    icon_packages,
+    icon_splits,
+    icons,
+)
 from mixer_jax.runtime.errors import UserError
 
 
@@ -295,6 +301,37 @@ def test_command_builds_the_table(tmp_path, icon_package, capsys):
     assert icons.main(command) == 2
     assert "damaged" in capsys.readouterr().err
     assert len(table.read_table(tmp_path / "out/icons.csv")) == 72
+
+
+def test_queries_of_unseen_vendors_are_a_table_of_their_own(
+    tmp_path, icon_package, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        icon_splits,
+        "maker_split",
+        lambda maker: {"Ann": "test", "Bob": "val"}.get(maker, "train"),
+    )
+    out = tmp_path / "out"
+    assert (
+        icons.main(
+            [f"--out={out}", f"--package={icon_package}", "--size=64"]
+            + ["--no-tags", "--unseen-vendors"]
+        )
+        == 0
+    )
+    frame = table.read_table(out / "icons_unseen.csv")
+    assert f"icons_unseen.csv: {len(frame)} samples" in capsys.readouterr().out
+    assert not (out / "icons.csv").exists()
+    # Only Ann and Bob draw most icons, and he is a vendor of val.
+    test = frame[frame["split"] == "test"]
+    prefix = test["sample_id"].str.partition(":")[0]
+    roles = prefix.groupby(test["role"]).agg(set).to_dict()
+    assert roles == {table.QUERY: {"alpha"}, table.DOCUMENT: {"beta"}}
+    train = frame[frame["split"] == "train"]
+    assert not train["sample_id"].str.contains("alpha|beta").any()
+    card = (out / "CARD.md").read_text()
+    assert "  - test: Ann\n" in card
+    assert "| from a vendor held out for another split |" in card
 
 
 def test_invalid_package_is_rejected_before_fetching_tags(
