@@ -1,6 +1,7 @@
 """The emoji drawings of all vendors, from npm and Python packages."""
 
 import collections
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,11 @@ FAMILIES = {
     "openmoji": ("openmoji",),
     "twemoji": ("twemoji",),
 }
+_CC_BY = {
+    "title": "CC BY 4.0",
+    "spdx": "CC-BY-4.0",
+    "url": "https://creativecommons.org/licenses/by/4.0/",
+}
 # Sets that are drawn from Python packages. Iconify has other versions of them,
 # which are used only for their names.
 _PYTHON = {
@@ -40,11 +46,7 @@ _PYTHON = {
     "twemoji": {
         "name": "Twemoji",
         "author": {"name": "Twitter, Inc. and other contributors"},
-        "license": {
-            "title": "CC BY 4.0",
-            "spdx": "CC-BY-4.0",
-            "url": "https://creativecommons.org/licenses/by/4.0/",
-        },
+        "license": _CC_BY,
     },
 }
 _KEYWORDS = 6  # maximum number of keywords in a text
@@ -101,15 +103,15 @@ def read(package: Path, emojibase: Path, limit: int | None = None) -> Catalog:
     for family, prefixes in FAMILIES.items():
         for prefix in prefixes:
             if prefix in _PYTHON:
-                total, documents = _python_documents(prefix, known)
+                documents, total = _python_documents(prefix, known)
             else:
-                one = sets[prefix]
-                total = len(names.visible(one))
-                documents = _documents(one, known, by_name)
+                documents, total = _documents(sets[prefix], known, by_name)
             counts[prefix] = Count(total, len(documents))
             rows += [(prefix, family, *pair) for pair in documents.items()]
     drawings = pd.DataFrame(rows, columns=_COLUMNS, dtype=str)
     infos = {prefix: one.info for prefix, one in sets.items()} | _PYTHON
+    # Iconify gives the license of FxEmoji's code.
+    infos["fxemoji"] = infos["fxemoji"] | {"license": _CC_BY}
     return Catalog(_shared(drawings, limit), known, infos, counts)
 
 
@@ -170,25 +172,28 @@ def _read_sets(package: Path) -> dict[str, icon_packages.IconSet]:
 
 
 def _python_documents(
-    vendor: str, known: dict[str, names.Emoji]
-) -> tuple[int, dict[str, str]]:
-    """Returns the number of a vendor's drawings, and documents by key."""
+    vendor: str, known: Mapping[str, names.Emoji]
+) -> tuple[dict[str, str], int]:
+    """Returns a vendor's SVG documents by key, and the number of drawings."""
     found = emoji.vendor_drawings(vendor)
-    paths = {key: path for key, path in found.items() if key in known}
-    return len(found), {
-        key: path.read_text("utf-8") for key, path in paths.items()
+    documents = {
+        key: path.read_text("utf-8")
+        for key, path in found.items()
+        if key in known
     }
+    return documents, len(found)
 
 
 def _documents(
     one: icon_packages.IconSet,
-    known: dict[str, names.Emoji],
-    by_name: collections.abc.Mapping[str, str],
-) -> dict[str, str]:
-    """Returns a set's SVG documents by key."""
+    known: Mapping[str, names.Emoji],
+    by_name: Mapping[str, str],
+) -> tuple[dict[str, str], int]:
+    """Returns a set's SVG documents by key, and the number of drawings."""
     if one.prefix == "fxemoji":
         by_name = collections.ChainMap(fxemoji_names.NAMES, by_name)
-    return {
+    documents = {
         key: icon_drawing.svg(one.icons[name], one.box)
         for key, name in names.join(one, known, by_name).items()
     }
+    return documents, len(names.visible(one))

@@ -89,6 +89,13 @@ def test_drawings_are_files_on_white_and_blank_ones_are_dropped(
         assert pixels.max() == 255
 
 
+def test_licenses_are_those_of_the_drawings(read):
+    licenses = {k: v["license"]["spdx"] for k, v in read().infos.items()}
+    assert licenses["noto"] == "MIT"  # as the package says
+    assert licenses["fxemoji"] == licenses["twemoji"] == "CC-BY-4.0"
+    assert licenses["openmoji"] == "CC-BY-SA-4.0"
+
+
 def test_missing_set_is_named(read, emoji_sets):
     emoji_sets[:] = [one for one in emoji_sets if one["prefix"] != "noto-v1"]
     with pytest.raises(UserError, match=r"no set noto-v1.*@iconify/json"):
