@@ -1,6 +1,5 @@
 """The emoji drawings of all vendors, from npm and Python packages."""
 
-import collections
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,7 +190,7 @@ def _documents(
 ) -> tuple[dict[str, str], int]:
     """Returns a set's SVG documents by key, and the number of drawings."""
     if one.prefix == "fxemoji":
-        by_name = collections.ChainMap(fxemoji_names.NAMES, by_name)
+        by_name = {**by_name, **fxemoji_names.NAMES}
     documents = {
         key: icon_drawing.svg(one.icons[name], one.box)
         for key, name in names.join(one, known, by_name).items()
