@@ -35,7 +35,7 @@ and number of samples.{only}
   style only if more than a twentieth of the set's names end in them.
 - Roles: a hash of category and vendor decides which vendors' icons are queries
   and which are documents, so the two come from different vendors. {unasked:,}
-  categories of one vendor have only documents and no queries.
+  categories have only documents and no queries.
 - Text of a document: the name in words; the icon's other names in its set, and
   tags from the set's own package if they were fetched; the icon's label.
 - Group: the label that most sets give the category ("arrows"), else the kind
@@ -80,8 +80,8 @@ _UNSEEN = """\
 - Unseen vendors: val categories are those where it ends in 1. All queries of
   test and val are from vendors that are not in train, and all their documents
   from other vendors. All sets of one author count as one vendor.
-  - test: {test}
-  - val: {val}
+{test}
+{val}
 """
 _ATTRIBUTION = """\
 # Attribution
@@ -173,7 +173,7 @@ def _card(
         unasked=frame["category_id"].nunique()
         - frame["category_id"][frame["role"] == table.QUERY].nunique(),
         emoji=_prefixes(frame).isin(emoji).sum(),
-        emoji_sets=_fill((f"`{prefix}:`" for prefix in emoji), 2),
+        emoji_sets=_fill((f"`{prefix}:`" for prefix in emoji), "  "),
     )
 
 
@@ -187,20 +187,21 @@ def _unseen(frame: pd.DataFrame, infos: dict[str, dict[str, Any]]) -> str:
     queries = frame["role"] == table.QUERY
     lists = {
         split: _fill(
-            sorted(of_row[queries & (frame["split"] == split)].unique()), 4
-        ).lstrip()
+            sorted(of_row[queries & (frame["split"] == split)].unique()),
+            f"  - {split}: ",
+        )
         for split in ("test", "val")
     }
     return _UNSEEN.format(**lists)
 
 
-def _fill(words: Iterable[str], indent: int) -> str:
-    """Returns a list of words as indented lines."""
+def _fill(words: Iterable[str], first: str) -> str:
+    """Returns a list of words as lines, of which the first starts so."""
     return textwrap.fill(
         ", ".join(words) or "none",
         width=79,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * indent,
+        initial_indent=first,
+        subsequent_indent="    " if first.strip() else first,
         break_on_hyphens=False,
     )
 

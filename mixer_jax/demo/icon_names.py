@@ -185,9 +185,14 @@ def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
     return set(drawn[: len(drawn) // 2])
 
 
-def shuffled(category_ids: Iterable[str]) -> list[str]:
-    """Returns categories in the pseudorandom order of their hashes."""
-    return sorted(category_ids, key=digest)
+def shuffled(category_ids: Iterable[str], *salt: str) -> list[str]:
+    """Returns categories in the pseudorandom order of their hashes.
+
+    Args:
+      category_ids: the categories.
+      *salt: words of the hash; each gives an order of its own.
+    """
+    return sorted(category_ids, key=lambda key: digest(*salt, key))
 
 
 def _family(prefix: str, families: Mapping[str, Iterable[str]]) -> str:

@@ -105,7 +105,9 @@ def build_table(
     icons = icon_splits.assign(icons, unseen, left_out)
     icons = icon_splits.with_categories_to_match(icons, left_out)
     if limit is not None:
-        chosen = icon_names.shuffled(icons["category"].unique())[:limit]
+        # In the plain order, the categories without queries come first.
+        chosen = icon_names.shuffled(icons["category"].unique(), "limit")
+        chosen = chosen[:limit]
         icons = icons[icons["category"].isin(chosen)]
     icons, faults = _draw(icons, package, root, size, left_out)
     icons = icon_splits.distinct(icons, left_out)

@@ -71,7 +71,9 @@ def test_category_of_one_vendor_has_only_documents(build):
     sun = frame[frame["category_id"] == "sun"]
     assert set(sun["sample_id"]) == {"ic:baseline-sun", "mdi:sun"}
     assert set(sun["role"]) == {table.DOCUMENT}
-    assert "1\n  categories of one vendor" in (root / "CARD.md").read_text()
+    assert (
+        "1\n  categories have only documents" in (root / "CARD.md").read_text()
+    )
 
 
 def test_share_of_categories_with_only_documents_is_limited(
@@ -255,6 +257,25 @@ def test_limit_bounds_the_number_of_categories(build):
     assert 3 <= len(chosen) <= 5  # Drawing drops some categories.
     rows = everything[everything["category_id"].isin(chosen)]
     pd.testing.assert_frame_equal(frame, rows.reset_index(drop=True))
+
+
+def test_limit_keeps_the_share_of_categories_without_queries(
+    build, icon_sets, pack_icons, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(icon_splits, "_UNASKED", 0.3)
+    body = icon_sets[0]["icons"]["home"]["body"]
+    for k in range(60):
+        for style, side in (("", 2), ("-outline", 3)):
+            icon = {
+                "body": body.replace("M1 1h20", f"M{k % 20} {k // 20}h{side}")
+            }
+            icon_sets[0]["icons"][f"only{k}{style}"] = icon
+    frame, _ = build(
+        package=pack_icons(tmp_path / "p.tgz", icon_sets), limit=15
+    )
+    roles = frame.groupby("category_id")["role"].agg(set)
+    # 10 of all 43 categories, so three or four of 15.
+    assert 0 < (roles == {table.DOCUMENT}).sum() < 8
 
 
 def test_prepared_content_matches_the_files(build):
