@@ -38,16 +38,12 @@ def make_fold(catalog: Catalog, family: str) -> pd.DataFrame:
       catalog: the drawings, with `image` and `digest`.
       family: the family of vendors that is left out.
     """
-    rows = _usable(catalog.drawings, family)
-    rows = _distinct(rows)
+    rows = _distinct(_usable(catalog.drawings, family))
     train = rows["split"] == "train"
-    train_rows = _with_roles(rows[train])
+    samples = _samples(catalog, _with_roles(rows[train]))
+    held_out = _samples(catalog, _answered(rows[~train]))
     return pd.concat(
-        [
-            table.with_both_directions(_samples(catalog, train_rows)),
-            _samples(catalog, rows[~train]),
-        ],
-        ignore_index=True,
+        [table.with_both_directions(samples), held_out], ignore_index=True
     )
 
 
@@ -73,6 +69,12 @@ def _distinct(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.sort_values("query", ascending=False, kind="stable")
     rows = rows.drop_duplicates(["key", "digest"]).sort_index()
     return icon_splits.without_seen(rows)
+
+
+def _answered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Removes queries of emoji without a document."""
+    documents = rows["key"][~rows["query"]]
+    return rows[~rows["query"] | rows["key"].isin(documents)]
 
 
 def _with_roles(rows: pd.DataFrame) -> pd.DataFrame:

@@ -125,3 +125,16 @@ def test_training_emoji_of_one_family_are_left_out(drawn, emoji_keys):
     kept = (rows["key"] != key) | rows["family"].isin(["noto", "fluent"])
     frame = folds.make_fold(drawn._replace(drawings=rows[kept]), "noto")
     assert key not in set(frame["category_id"])
+
+
+def test_queries_without_a_document_are_left_out(drawn, emoji_keys):
+    rows = drawn.drawings
+    for split in ("test", "val"):
+        key = emoji_keys[split][0]
+        # These families draw the queries of test and val.
+        asked = rows["family"].isin(["noto", "openmoji"])
+        rows = rows[(rows["key"] != key) | asked]
+    frame = folds.make_fold(drawn._replace(drawings=rows), "noto")
+    left = frame.groupby("category_id")["role"].agg(set)
+    assert left[emoji_keys["test"][0]] == {table.QUERY, table.DOCUMENT}
+    assert emoji_keys["val"][0] not in left
