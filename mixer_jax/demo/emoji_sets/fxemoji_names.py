@@ -48,18 +48,17 @@ greatbritainflag=1f1ec-1f1e7 grimacing=1f62c grin=1f600 grineyes=1f601
 grinsquint=1f606 grinsweat=1f605 grintears=1f602 grinwide=1f603
 grinwideeyes=1f604 guapimao=1f472 guyguy=1f46c halo=1f607 hampster=1f439
 hand=270b handheldvideocamera=1f4f9 hands=1f450 handup=1f64b headmassage=1f486
-heartarrow=1f498 heartblue=1f499 hearteyes=1f60d heartgreen=1f49a
-heartpurple=1f49c heartribbon=1f49d heartyellow=1f49b
-heavyexclaimationmarksymbol=2757 heavymultiplicationsymbol=2716 heels=1f460
-high5=1f64c highbrightness=1f506 highspeedtrainbulletnose=1f685
-hourglassflowingsand=23f3 hushed=1f62f index=261d italianflag=1f1ee-1f1f9
-japaneseangrymask=1f47a japanflag=1f1ef-1f1f5 kiss=1f617 kissclosedeyes=1f61a
-kisseyes=1f619 kissing=1f618 koreaflag=1f1f0-1f1f7 leaffluttering=1f343
-left=1f448 leftmagnifyingglass=1f50d leopardside=1f406 lockandkey=1f510
-loudlycrying=1f62d lowbrightness=1f505 lowerleftpen=1f58a mahjong=1f004
-makeupbag=1f45d manltepiececlock=1f570 mansshirt=1f455 medicalmask=1f637
-mensrunner=1f45f mensshoe=1f45e meridianglobe=1f310 monkeyhear=1f649
-monkeysee=1f648 monkeyspeak=1f64a mouse=1f42d mouseside=1f401
+heartarrow=1f498 hearteyes=1f60d heartgreen=1f49a heartpurple=1f49c
+heartribbon=1f49d heartyellow=1f49b heavyexclaimationmarksymbol=2757
+heavymultiplicationsymbol=2716 heels=1f460 high5=1f64c highbrightness=1f506
+highspeedtrainbulletnose=1f685 hourglassflowingsand=23f3 hushed=1f62f index=261d
+italianflag=1f1ee-1f1f9 japaneseangrymask=1f47a japanflag=1f1ef-1f1f5 kiss=1f617
+kissclosedeyes=1f61a kisseyes=1f619 kissing=1f618 koreaflag=1f1f0-1f1f7
+leaffluttering=1f343 left=1f448 leftmagnifyingglass=1f50d leopardside=1f406
+lockandkey=1f510 loudlycrying=1f62d lowbrightness=1f505 lowerleftpen=1f58a
+mahjong=1f004 makeupbag=1f45d manltepiececlock=1f570 mansshirt=1f455
+medicalmask=1f637 mensrunner=1f45f mensshoe=1f45e meridianglobe=1f310
+monkeyhear=1f649 monkeysee=1f648 monkeyspeak=1f64a mouse=1f42d mouseside=1f401
 negativesquaredlatincaptiala=1f170 negativesquaredlatincaptialb=1f171
 negativesquaredlatincaptialo=1f17e neutral=1f610 nogesture=1f645 nomouth=1f636
 nooneunder18symbol=1f51e notebookdecorativecover=1f4d4 okgesture=1f646
@@ -88,9 +87,10 @@ walking=1f6b6 waningbibbousmoon=1f316 wave=1f30a waving=1f44b weary=1f629
 whiteexclaimationmark=2755 whitesunsmallcloud=1f324 winking=1f609
 womansshirt=1f45a worried=1f61f
 """
-# Names of other emoji whose drawings show a symbol that is no emoji.
-_OTHERS = ("keyboard", "sparkle", "window")
+# These show a symbol that is no emoji but has the name of one, or, in Iconify,
+# only a corner of the drawing ("heartblue").
+_LEFT_OUT = ("heartblue", "keyboard", "sparkle", "window")
 
 # Keys of emoji by the plain form of a name; "" for none.
 NAMES = dict(pair.split("=") for pair in _PAIRS.split())
-NAMES |= dict.fromkeys(_OTHERS, "")
+NAMES |= dict.fromkeys(_LEFT_OUT, "")
