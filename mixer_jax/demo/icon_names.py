@@ -8,7 +8,7 @@ of the set's names end in it.
 
 import collections
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from mixer_jax.data.tables.holdout import digest
@@ -144,6 +144,15 @@ def is_emoji(prefix: str) -> bool:
     return _in_family(prefix, _EMOJI)
 
 
+def maker(prefix: str, author: str) -> str:
+    """Returns the vendor of a set, whatever the category.
+
+    All sets of one author count as one vendor, and so do sets that copy each
+    other.
+    """
+    return _family(prefix, _COPIES) or author
+
+
 def vendor(prefix: str, author: str, category_id: str) -> str:
     """Returns the vendor of a set's icons in a category.
 
@@ -151,11 +160,9 @@ def vendor(prefix: str, author: str, category_id: str) -> str:
     sets of one author: an author's second set often shows the drawings of the
     first in another style, and these must not match each other.
     """
-    issues = {} if is_test(category_id) else _ISSUES
-    for name, prefixes in (_COPIES | issues).items():
-        if _in_family(prefix, prefixes):
-            return name
-    return author if is_test(category_id) else prefix
+    if is_test(category_id):
+        return maker(prefix, author)
+    return _family(prefix, _COPIES | _ISSUES) or prefix
 
 
 def base_key(category_id: str) -> str:
@@ -178,9 +185,22 @@ def query_vendors(category_id: str, vendors: Iterable[str]) -> set[str]:
     return set(drawn[: len(drawn) // 2])
 
 
-def shuffled(category_ids: Iterable[str]) -> list[str]:
-    """Returns categories in the pseudorandom order of their hashes."""
-    return sorted(category_ids, key=digest)
+def shuffled(category_ids: Iterable[str], *salt: str) -> list[str]:
+    """Returns categories in the pseudorandom order of their hashes.
+
+    Args:
+      category_ids: the categories.
+      *salt: words of the hash; each gives an order of its own.
+    """
+    return sorted(category_ids, key=lambda key: digest(*salt, key))
+
+
+def _family(prefix: str, families: Mapping[str, Iterable[str]]) -> str:
+    """Returns the name of the family that a set is in; "" for none."""
+    for name, prefixes in families.items():
+        if _in_family(prefix, prefixes):
+            return name
+    return ""
 
 
 def _in_family(prefix: str, prefixes: Iterable[str]) -> bool:

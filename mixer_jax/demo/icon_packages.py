@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,16 @@ from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 
 ICONIFY = "@iconify/json@2.2.535"
+EMOJIBASE = "emojibase-data@17.0.0"
 # SHA-512 of each package, as published by the registry.
 _CHECKSUMS = {
     ICONIFY: (
         "nAV60ACUSHwnsb6fsp+letHlNkrwO4vzBtcC6B4EDHErQQfezk7E3nJdnwJjve6OCfMN"
         "O0uVT5Vrgna9/NCmXw=="
+    ),
+    EMOJIBASE: (
+        "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNE"
+        "C0m2SEmItljHsTygjA=="
     ),
     "lucide-static@1.62.0": (
         "WBZA/m2PvkFpMGHDtsBck5P2A9G4ehLlYu4GwwICcmEm1BvYVgj00lCDxKRWLlbMlOib"
@@ -59,6 +64,7 @@ class IconSet(NamedTuple):
       categories: names of icons by category.
       prefixes: prefixes of the icons' names, without hyphens.
       suffixes: suffixes of the icons' names, without hyphens.
+      chars: names of icons by their code points, "1f34e".
       box: the set's default left, top, width and height.
     """
 
@@ -69,6 +75,7 @@ class IconSet(NamedTuple):
     categories: dict[str, list[str]]
     prefixes: tuple[str, ...]
     suffixes: tuple[str, ...]
+    chars: dict[str, str]
     box: dict[str, float]
 
 
@@ -87,9 +94,10 @@ def fetch(spec: str, folder: Path) -> Path:
         return path
     npm = shutil.which("npm")
     if npm is None:
-        without = "" if spec == ICONIFY else ", or skip it with --no-tags"
+        needed = spec in (ICONIFY, EMOJIBASE)
+        without = "" if needed else ", or skip it with --no-tags"
         raise UserError(
-            f"The icons need `npm pack {spec}`, but npm is not installed. "
+            f"The drawings need `npm pack {spec}`, but npm is not installed. "
             "Install Node.js, or run that command on another machine and copy "
             f"the file it writes to {path}{without}."
         )
@@ -116,11 +124,14 @@ def fetch(spec: str, folder: Path) -> Path:
     return path
 
 
-def read_sets(package: Path) -> Iterator[IconSet]:
+def read_sets(
+    package: Path, wanted: Container[str] | None = None
+) -> Iterator[IconSet]:
     """Yields the sets of a package, in the order of its files.
 
     Args:
       package: a tarball from `npm pack`, or a folder with its content.
+      wanted: prefixes of the sets to yield; None for all.
 
     Raises:
       UserError: if the package is missing, damaged or incomplete, or a set is
@@ -131,8 +142,10 @@ def read_sets(package: Path) -> Iterator[IconSet]:
         if name == "collections.json":
             listed = set(_json(content, package, name))
         elif name.startswith("json/") and name.endswith(".json"):
-            found.add(name.removeprefix("json/").removesuffix(".json"))
-            yield _icon_set(_json(content, package, name), package, name)
+            prefix = name.removeprefix("json/").removesuffix(".json")
+            found.add(prefix)
+            if wanted is None or prefix in wanted:
+                yield _icon_set(_json(content, package, name), package, name)
     if listed is None or not found:
         raise UserError(
             f"{package} is not an @iconify/json package: it needs "
@@ -160,7 +173,7 @@ def read_tags(folder: Path) -> dict[str, dict[str, list[str]]]:
       UserError: if a package cannot be fetched or read.
     """
     lucide, tabler, phosphor, awesome = (
-        _read_tag_file(fetch(spec, folder), name)
+        read_file(fetch(spec, folder), name)
         for spec, name in (
             ("lucide-static@1.62.0", "tags.json"),
             ("@tabler/icons@3.52.0", "icons.json"),
@@ -184,7 +197,17 @@ def read_tags(folder: Path) -> dict[str, dict[str, list[str]]]:
     }
 
 
-def _read_tag_file(package: Path, wanted: str) -> Any:
+def read_file(package: Path, wanted: str) -> Any:
+    """Returns the content of one data file of a package.
+
+    Args:
+      package: a tarball from `npm pack`.
+      wanted: the file's path in the package, without the first folder: a JSON
+        file or Phosphor's module.
+
+    Raises:
+      UserError: if the package is missing or damaged or has no such file.
+    """
     for name, content in _files(package):
         if name == wanted:
             if name.endswith(".json"):
@@ -256,6 +279,7 @@ def _icon_set(data: Any, package: Path, name: str) -> IconSet:
             categories=data.get("categories", {}),
             prefixes=tuple(data.get("prefixes", ())),
             suffixes=tuple(data.get("suffixes", ())),
+            chars=data.get("chars", {}),
             box={key: data.get(key, value) for key, value in _BOX.items()},
         )
     except (KeyError, TypeError, ValueError) as error:

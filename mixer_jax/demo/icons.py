@@ -6,8 +6,12 @@ home and house are two categories). In every category, queries and documents
 come from different vendors, so no set answers its own queries. A further 10% of
 categories have only documents, like products that nobody searches for.
 
+With --unseen-vendors, a tenth of the vendors are not in the training data
+either, and only their icons are queries for testing.
+
     python -m mixer_jax.demo.icons --out=DIR [--size=96] [--permissive]
         [--package=FILE.tgz or folder] [--limit=N] [--no-tags]
+        [--unseen-vendors]
 """
 
 import argparse
@@ -21,7 +25,13 @@ import numpy as np
 import pandas as pd
 
 from mixer_jax.data.tables import table
-from mixer_jax.demo import icon_card, icon_drawing, icon_names, icon_packages
+from mixer_jax.demo import (
+    icon_card,
+    icon_drawing,
+    icon_names,
+    icon_packages,
+    icon_splits,
+)
 from mixer_jax.runtime import command, files, parsing, progress, terminal
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.ownership import folder_lock
@@ -35,9 +45,10 @@ PERMISSIVE = frozenset(
 # Iconify categories that describe the subject, not the drawing grid.
 _KINDS = ("Emoji", "Flags / Maps", "Logos", "Programming", "Thematic")
 _TAGS = 8  # maximum number of other names in a text
-_UNASKED = 0.1  # categories without queries, as a share of the others
 _LICENSE = "license requires more than attribution"  # reason for the exclusion
-_COLUMNS = ("set", "name", "category", "vendor", "label", "kind", "text")
+_COLUMNS = (
+    *("set", "name", "category", "vendor", "maker", "label", "kind", "text"),
+)
 
 
 def build_table(
@@ -47,6 +58,8 @@ def build_table(
     permissive: bool = False,
     limit: int | None = None,
     tags: bool = True,
+    *,
+    unseen: bool = False,
 ) -> pd.DataFrame:
     """Draws the icons next to a table, then writes the table.
 
@@ -61,6 +74,8 @@ def build_table(
       permissive: whether to leave out sets with licenses not in `PERMISSIVE`.
       limit: maximum number of categories; None for all.
       tags: whether to fetch tags for the icons of some sets, for the texts.
+      unseen: whether the queries of `test` and `val` are from vendors that
+        training has no icons of; see `icon_splits`.
 
     Returns:
       The table.
@@ -87,13 +102,16 @@ def build_table(
     next(icon_packages.read_sets(package))  # check before fetching more
     words = icon_packages.read_tags(packages) if tags else {}
     icons, infos, left_out = _catalog(package, words, permissive)
-    icons = _cataloged(icons, left_out)
+    icons = icon_splits.assign(icons, unseen, left_out)
+    icons = icon_splits.with_categories_to_match(icons, left_out)
     if limit is not None:
-        chosen = icon_names.shuffled(icons["category"].unique())[:limit]
+        # In the plain order, the categories without queries come first.
+        chosen = icon_names.shuffled(icons["category"].unique(), "limit")
+        chosen = chosen[:limit]
         icons = icons[icons["category"].isin(chosen)]
     icons, faults = _draw(icons, package, root, size, left_out)
-    icons = _distinct(icons, left_out)
-    icons = _comparable(icons, left_out)
+    icons = icon_splits.distinct(icons, left_out)
+    icons = icon_splits.still_to_match(icons, left_out)
     frame = _frame(icons)
     icon_card.write(
         root,
@@ -104,6 +122,7 @@ def build_table(
             source=source,
             size=size,
             permissive=permissive,
+            unseen=unseen,
             left_out=left_out,
             faults=faults,
         ),
@@ -137,16 +156,23 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="do not fetch tags for the documents' texts",
     )
+    parser.add_argument(
+        "--unseen-vendors",
+        action="store_true",
+        help="write icons_unseen.csv, whose test queries are from vendors that "
+        "are not in the training data",
+    )
     options = parser.parse_args(arguments)
     return command.run(lambda: _write(options))
 
 
 def _write(options: argparse.Namespace) -> None:
-    names = ("icons.csv", "CARD.md", "ATTRIBUTION.md")
+    name = "icons_unseen.csv" if options.unseen_vendors else "icons.csv"
+    names = (name, "CARD.md", "ATTRIBUTION.md")
     files.check_folder(options.out, "The drawings", names)
     for folder in ("images", "packages"):
         files.check_folder(options.out / folder, "The drawings")
-    path = options.out / "icons.csv"
+    path = options.out / name
     with (
         folder_lock.hold(options.out, "--out"),
         files.in_turn(path),  # training runs build it too
@@ -158,6 +184,7 @@ def _write(options: argparse.Namespace) -> None:
             options.permissive,
             options.limit,
             not options.no_tags,
+            unseen=options.unseen_vendors,
         )
     count = frame["category_id"].nunique()
     terminal.say(f"{path}: {len(frame)} samples of {count} categories")
@@ -202,13 +229,15 @@ def _rows(
             also[entry["parent"]].append(words)
     kind = one.info.get("category", "")
     kind = icon_names.group(kind) if kind in _KINDS else ""
+    author = one.info["author"]["name"]
+    maker = icon_names.maker(one.prefix, author)
     for name in sorted(names):
         key = categories[name]
         label = labels.get(name, "")
         human = tags.get(name, tags.get(key, []))
         text = _text(key, [*also[name], *human], label or kind)
-        vendor = icon_names.vendor(one.prefix, one.info["author"]["name"], key)
-        yield one.prefix, name, key, vendor, label, kind, text
+        vendor = icon_names.vendor(one.prefix, author, key)
+        yield one.prefix, name, key, vendor, maker, label, kind, text
 
 
 def _text(key: str, others: list[str], group: str) -> str:
@@ -220,47 +249,6 @@ def _text(key: str, others: list[str], group: str) -> str:
     more = [words for words in dict.fromkeys(plain) if words not in ("", name)]
     parts = dict.fromkeys([name, *more[:_TAGS], group])
     return ", ".join(filter(None, parts))
-
-
-def _cataloged(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Selects the icons of categories that the table can use.
-
-    Adds the column `asked`: whether at least two vendors draw the category, so
-    that it can have both queries and documents. Some of the categories that a
-    single vendor draws more than once are kept, selected by hash.
-    """
-    vendors = icons.groupby("category")["vendor"].nunique()
-    asked = vendors.index[vendors > 1]
-    if asked.empty:
-        raise _nothing_to_match()
-    sizes = icons["category"].value_counts()
-    alone = sizes.index[sizes > 1].difference(asked)
-    unasked = icon_names.shuffled(alone)[: round(_UNASKED * len(asked))]
-    kept = icons["category"].isin(asked.union(unasked))
-    left_out["category drawn by one vendor only"] = int((~kept).sum())
-    return icons[kept].assign(asked=icons["category"].isin(asked))
-
-
-def _comparable(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Selects the icons of the categories that can still be matched.
-
-    Categories with queries need two vendors, other categories two pictures.
-    """
-    groups = icons.groupby("category")
-    vendors = icons["category"].map(groups["vendor"].nunique())
-    pictures = icons["category"].map(groups.size())
-    kept = vendors.where(icons["asked"], pictures) > 1
-    left_out["category too small without the icons above"] = int((~kept).sum())
-    if not icons["asked"][kept].any():
-        raise _nothing_to_match()
-    return icons[kept]
-
-
-def _nothing_to_match() -> UserError:
-    return UserError(
-        "The package has no icon name that two vendors use, so there are no "
-        "categories to match."
-    )
 
 
 def _draw(
@@ -313,39 +301,13 @@ def _draw(
     return drawn[visible], named[faulty].tolist()
 
 
-def _distinct(icons: pd.DataFrame, left_out: dict[str, int]) -> pd.DataFrame:
-    """Removes icons whose pixels equal those of another icon.
-
-    Each category keeps one of several identical pictures, and training
-    categories lose the pictures that also appear in test categories.
-    """
-    again = icons.duplicated(["category", "digest"])
-    left_out["same pixels as another icon of the category"] = int(again.sum())
-    icons = icons[~again]
-    test = _is_test(icons)
-    seen = ~test & icons["digest"].isin(icons["digest"][test])
-    left_out["training icon with the pixels of a test icon"] = int(seen.sum())
-    return icons[~seen]
-
-
-def _is_test(icons: pd.DataFrame) -> pd.Series:
-    return icons["category"].map(icon_names.is_test).astype(bool)
-
-
 def _image(prefix: str, name: str, key: str) -> str:
     # With sixteen folders per set, a folder has at most about 2,000 files.
     return f"images/{prefix}/{key[0]}/{name}-{key}.png"
 
 
 def _frame(icons: pd.DataFrame) -> pd.DataFrame:
-    vendors = icons.groupby("category")["vendor"].unique()
-    asking = {
-        (key, vendor)
-        for key, names in vendors.items()
-        for vendor in icon_names.query_vendors(key, names)
-    }
-    pairs = zip(icons["category"], icons["vendor"], strict=True)
-    query = np.array([pair in asking for pair in pairs])
+    query = icons["query"]
     groups = _groups(icons)
     return pd.DataFrame(
         {
@@ -355,7 +317,7 @@ def _frame(icons: pd.DataFrame) -> pd.DataFrame:
             "text": icons["text"].where(~query, ""),
             "category_id": icons["category"],
             "group": [groups.get(key, "") for key in icons["category"]],
-            "split": np.where(_is_test(icons), "test", "train"),
+            "split": icons["split"],
         }
     ).reset_index(drop=True)
 

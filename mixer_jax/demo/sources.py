@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mixer_jax.demo import emoji, icons
+from mixer_jax.demo import emoji, emoji_vendors, icons
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line
@@ -14,7 +14,9 @@ from mixer_jax.runtime.text import one_line
 SOURCES: dict[str, Callable[[Path], object]] = {
     "emoji-medium": functools.partial(emoji.build_table, name="medium"),
     "emoji-large": functools.partial(emoji.build_table, name="large"),
+    "emoji-vendors": emoji_vendors.build_table,
     "icons": icons.build_table,
+    "icons-unseen": functools.partial(icons.build_table, unseen=True),
 }
 
 

@@ -1,10 +1,13 @@
-"""A tiny @iconify/json package, in its documented format."""
+"""Tiny npm packages of icons and emoji, in their documented formats."""
 
 import io
 import json
 import tarfile
 
 import pytest
+
+from mixer_jax.demo import emoji
+from mixer_jax.demo.emoji_sets import folds
 
 # Enough names without a style suffix to fill both splits.
 _WORDS = [f"{a}{b}" for a in ("bird", "cake", "door") for b in "abcdefghij"]
@@ -116,6 +119,11 @@ def _write(path, sets):
     files = {f"json/{one['prefix']}.json": one for one in sets}
     files["collections.json"] = {one["prefix"]: one["info"] for one in sets}
     files["package.json"] = {"name": "@iconify/json"}
+    return _pack(path, files)
+
+
+def _pack(path, files):
+    """Writes JSON files into a tarball as npm does; returns the path."""
     with tarfile.open(path, "w:gz") as archive:
         for name, data in files.items():
             content = json.dumps(data).encode()
@@ -141,3 +149,50 @@ def pack_icons():
 def icon_package(tmp_path, icon_sets):
     """The package as a tarball."""
     return _write(tmp_path / "iconify-json.tgz", icon_sets)
+
+
+_EMOJI_SETS = (
+    *("emojione", "emojione-v1", "emojione-monotone", "fluent-emoji"),
+    *("fluent-emoji-flat", "fluent-emoji-high-contrast", "fxemoji"),
+    *("noto", "noto-v1", "openmoji", "twemoji"),
+)
+_WITH_CODES = ("fluent-emoji-flat", "noto", "openmoji", "twemoji")
+
+
+@pytest.fixture(scope="session")
+def emoji_keys():
+    """Keys of a few emoji by split."""
+    keys = {"test": [], "val": [], "train": []}
+    for key in emoji.drawings()["twemoji"]:
+        chosen = keys[folds.split_of(key)]
+        if "-" not in key and key == emoji.base_key(key) and len(chosen) < 4:
+            chosen.append(key)
+    return keys
+
+
+@pytest.fixture
+def emoji_sets(emoji_keys):
+    """The sets of emoji of the package, which tests may change."""
+    keys = [key for chosen in emoji_keys.values() for key in chosen]
+    found = []
+    for number, prefix in enumerate(_EMOJI_SETS):
+        icons = {
+            f"emoji-{key}": _square(column, number, 5 + number)
+            for column, key in enumerate(keys)
+        }
+        one = _icon_set(prefix, prefix.partition("-")[0], "MIT", icons)
+        if prefix in _WITH_CODES:
+            one["chars"] = {key: f"emoji-{key}" for key in keys}
+        found.append(one)
+    return found
+
+
+@pytest.fixture
+def emojibase(tmp_path, emoji_keys):
+    """A tiny emojibase-data package, a tarball."""
+    entries = [
+        {"hexcode": key.upper(), "label": f"name {key}", "tags": ["a", "b"]}
+        for chosen in emoji_keys.values()
+        for key in chosen
+    ]
+    return _pack(tmp_path / "emojibase.tgz", {"en/data.json": entries})

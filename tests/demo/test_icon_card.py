@@ -36,6 +36,7 @@ def written(tmp_path):
             source="Somewhere.",
             size=64,
             permissive=True,
+            unseen=False,
             left_out={"blank on white": 1234, "cannot be drawn": 12},
             faults=[f"set:icon{k}: reason" for k in range(12)],
         ),

@@ -6,7 +6,13 @@ import pytest
 from mixer_jax.data.images import checking, decoding
 from mixer_jax.data.prepared.build import prepare
 from mixer_jax.data.tables import table
-from mixer_jax.demo import icon_drawing, icon_names, icon_packages, icons
+from mixer_jax.demo import (
+    icon_drawing,
+    icon_names,
+    icon_packages,
+    icon_splits,
+    icons,
+)
 from mixer_jax.runtime.errors import UserError
 
 
@@ -65,7 +71,9 @@ def test_category_of_one_vendor_has_only_documents(build):
     sun = frame[frame["category_id"] == "sun"]
     assert set(sun["sample_id"]) == {"ic:baseline-sun", "mdi:sun"}
     assert set(sun["role"]) == {table.DOCUMENT}
-    assert "1\n  categories of one vendor" in (root / "CARD.md").read_text()
+    assert (
+        "1\n  categories have only documents" in (root / "CARD.md").read_text()
+    )
 
 
 def test_share_of_categories_with_only_documents_is_limited(
@@ -112,7 +120,9 @@ def test_texts_contain_names_aliases_and_labels(build, monkeypatch):
     }
     monkeypatch.setattr(icon_packages, "read_tags", lambda folder: tags)
     monkeypatch.setattr(
-        icon_names, "query_vendors", lambda key, names: {"gamma"}
+        icon_names,
+        "query_vendors",
+        lambda key, names: {"gamma"} & set(names) or {max(names)},
     )
     frame, _ = build(tags=True)
     text = frame.set_index("sample_id")["text"]
@@ -167,11 +177,11 @@ def test_excluded_icons_are_counted(build):
     for line in (
         "hidden by their set | 1",
         # gone (beta), home-outline-copy, alone.
-        "category drawn by one vendor only | 3",
+        "category without both queries and documents | 3",
         "blank on white | 1",
         "cannot be drawn | 1",
         "same pixels as another icon of the category | 2",
-        "training icon with the pixels of a test icon | 0",
+        "same pixels as a held-out icon | 0",
         # The remaining icons of ghost, torn and twin.
         "category too small without the icons above | 3",
     ):
@@ -190,7 +200,7 @@ def test_splits_share_no_picture(build, icon_sets, pack_icons, tmp_path):
     ids = set(frame["sample_id"])
     assert {f"alpha:{test}", f"beta:{test}", f"beta:{train}"} <= ids
     assert f"alpha:{train}" not in ids
-    line = "| training icon with the pixels of a test icon | 1 |"
+    line = "| same pixels as a held-out icon | 1 |"
     assert line in (root / "CARD.md").read_text()
 
 
@@ -249,6 +259,25 @@ def test_limit_bounds_the_number_of_categories(build):
     pd.testing.assert_frame_equal(frame, rows.reset_index(drop=True))
 
 
+def test_limit_keeps_the_share_of_categories_without_queries(
+    build, icon_sets, pack_icons, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(icon_splits, "_UNASKED", 0.3)
+    body = icon_sets[0]["icons"]["home"]["body"]
+    for k in range(60):
+        for style, side in (("", 2), ("-outline", 3)):
+            icon = {
+                "body": body.replace("M1 1h20", f"M{k % 20} {k // 20}h{side}")
+            }
+            icon_sets[0]["icons"][f"only{k}{style}"] = icon
+    frame, _ = build(
+        package=pack_icons(tmp_path / "p.tgz", icon_sets), limit=15
+    )
+    roles = frame.groupby("category_id")["role"].agg(set)
+    # 10 of all 43 categories, so three or four of 15.
+    assert 0 < (roles == {table.DOCUMENT}).sum() < 8
+
+
 def test_prepared_content_matches_the_files(build):
     frame, root = build(limit=8)
     train = table.select(frame, "train")
@@ -293,6 +322,37 @@ def test_command_builds_the_table(tmp_path, icon_package, capsys):
     assert icons.main(command) == 2
     assert "damaged" in capsys.readouterr().err
     assert len(table.read_table(tmp_path / "out/icons.csv")) == 72
+
+
+def test_queries_of_unseen_vendors_are_a_table_of_their_own(
+    tmp_path, icon_package, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        icon_splits,
+        "maker_split",
+        lambda maker: {"Ann": "test", "Bob": "val"}.get(maker, "train"),
+    )
+    out = tmp_path / "out"
+    assert (
+        icons.main(
+            [f"--out={out}", f"--package={icon_package}", "--size=64"]
+            + ["--no-tags", "--unseen-vendors"]
+        )
+        == 0
+    )
+    frame = table.read_table(out / "icons_unseen.csv")
+    assert f"icons_unseen.csv: {len(frame)} samples" in capsys.readouterr().out
+    assert not (out / "icons.csv").exists()
+    # Only Ann and Bob draw most icons, and he is a vendor of val.
+    test = frame[frame["split"] == "test"]
+    prefix = test["sample_id"].str.partition(":")[0]
+    roles = prefix.groupby(test["role"]).agg(set).to_dict()
+    assert roles == {table.QUERY: {"alpha"}, table.DOCUMENT: {"beta"}}
+    train = frame[frame["split"] == "train"]
+    assert not train["sample_id"].str.contains("alpha|beta").any()
+    card = (out / "CARD.md").read_text()
+    assert "  - test: Ann\n" in card
+    assert "| from a vendor held out for another split |" in card
 
 
 def test_invalid_package_is_rejected_before_fetching_tags(

@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,34 @@ def test_icons_are_built_from_their_package(
     assert frame["category_id"].nunique() == 34
     with decoding.Image.open(path.parent / frame["image"][0]) as image:
         assert image.size == (96, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "unseen"), [("icons", False), ("icons-unseen", True)]
+)
+def test_icon_sources_differ_in_their_vendors(monkeypatch, name, unseen):
+    assigned = []
+
+    def assign(icons, unseen, left_out):
+        assigned.append(unseen)
+        raise UserError("enough")
+
+    monkeypatch.setattr(sources.icons.icon_splits, "assign", assign)
+    monkeypatch.setattr(sources.icons, "_catalog", lambda *_: ([], {}, {}))
+    monkeypatch.setattr(
+        sources.icons.icon_packages, "read_sets", lambda package: iter("s")
+    )
+    monkeypatch.setattr(sources.icons.icon_packages, "fetch", lambda *_: "p")
+    monkeypatch.setattr(sources.icons.icon_packages, "read_tags", lambda _: {})
+    with pytest.raises(UserError, match="enough"):
+        sources.SOURCES[name](Path("table.csv"))
+    assert assigned == [unseen]
+
+
+def test_emoji_vendors_need_the_name_of_a_family(tmp_path):
+    config = data(table=str(tmp_path / "t.csv"), source="emoji-vendors")
+    with pytest.raises(UserError, match=r"t\.csv.*fluent\.csv"):
+        sources.ensure_table(config)
 
 
 def test_errors_name_valid_sources(tmp_path):

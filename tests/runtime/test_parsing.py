@@ -24,6 +24,7 @@ PATHS = [
     ("data.read", ["folders", "--root=r"], "--out"),
     ("demo.icons", ["--out=o"], "--package"),
     ("demo.emoji", [], "--out"),
+    ("demo.emoji_vendors", ["--out=o"], "--package"),
     ("embed", ["--workdir=w", "--out=o"], "--table"),
     ("evaluate", ["--workdir=w"], "--out"),
     ("export", ["--out=o"], "--workdir"),

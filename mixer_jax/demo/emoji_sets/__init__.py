@@ -1,0 +1,1 @@
+"""Emoji drawings of several vendors, and tables that leave one vendor out."""
