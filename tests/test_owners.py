@@ -22,6 +22,7 @@ COMMANDS = {
     "demo.simulate": ["--table=table.csv", "--out={}"],
     "demo.emoji": ["--out={}"],
     "demo.icons": ["--out={}"],
+    "demo.furniture.__main__": ["--out={}"],
 }
 
 

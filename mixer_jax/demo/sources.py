@@ -7,6 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mixer_jax.demo import emoji, icons
+from mixer_jax.demo.furniture import build as furniture
+from mixer_jax.demo.furniture import folds
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line
@@ -15,6 +17,12 @@ SOURCES: dict[str, Callable[[Path], object]] = {
     "emoji-medium": functools.partial(emoji.build_table, name="medium"),
     "emoji-large": functools.partial(emoji.build_table, name="large"),
     "icons": icons.build_table,
+    **{
+        f"furniture-fold{fold}": functools.partial(
+            furniture.build_table, fold=fold
+        )
+        for fold in range(folds.NUMBER)
+    },
 }
 
 

@@ -1,5 +1,6 @@
 import threading
 
+import pandas as pd
 import pytest
 
 from mixer_jax.data.images import decoding
@@ -48,6 +49,27 @@ def test_icons_are_built_from_their_package(
     assert frame["category_id"].nunique() == 34
     with decoding.Image.open(path.parent / frame["image"][0]) as image:
         assert image.size == (96, 96)
+
+
+def test_fold_of_the_furniture_is_built(tmp_path, monkeypatch):
+    row = ("bed", "document", "a.png", "Bed", "bed", "Room", "", 3, False)
+    columns = [name for name in table.COLUMNS if name != "split"]
+    samples = pd.DataFrame(
+        [
+            row,
+            ("bed/0", "query", "b.png", "", "bed", "Room", "plain", 3, False),
+        ],
+        columns=[*columns, "part", "fold", "validation"],
+    )
+    monkeypatch.setattr(
+        sources.furniture, "build_samples", lambda root, settings: samples
+    )
+    for fold, splits in ((3, ["test/plain"]), (4, ["gallery/plain", "train"])):
+        path = tmp_path / f"{fold}.csv"
+        config = data(table=str(path), source=f"furniture-fold{fold}")
+        assert sources.ensure_table(config) == path
+        found = set(table.read_table(path)["split"]) - {"val-gallery/plain"}
+        assert sorted(found) == splits
 
 
 def test_errors_name_valid_sources(tmp_path):

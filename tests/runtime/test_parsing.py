@@ -23,6 +23,7 @@ PATHS = [
     ("data.read", ["folders"], "--root"),
     ("data.read", ["folders", "--root=r"], "--out"),
     ("demo.icons", ["--out=o"], "--package"),
+    ("demo.furniture.__main__", ["--out=o"], "--package"),
     ("demo.emoji", [], "--out"),
     ("embed", ["--workdir=w", "--out=o"], "--table"),
     ("evaluate", ["--workdir=w"], "--out"),
