@@ -19,6 +19,7 @@ import pytest
 from mixer_jax.categories import aggregate
 from mixer_jax.data.images import checking
 from mixer_jax.demo import emoji, icons
+from mixer_jax.demo.furniture import __main__ as furniture
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import loop
 from mixer_jax.training.checkpoint import checkpoints, workdir
@@ -237,6 +238,7 @@ def test_folder_in_place_of_a_file_is_rejected_before_the_work(
 BUILDERS = {
     "emoji": (emoji.main, [], ("large.csv", "ATTRIBUTION.md")),
     "icons": (icons.main, [], ("icons.csv", "CARD.md")),
+    "furniture": (furniture.main, [], ("fold4.csv", "contact_sheet.png")),
     "aggregate": (
         aggregate.main,
         ["--events=none.csv"],
@@ -254,6 +256,7 @@ def build(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(emoji, "build_table", work)
     monkeypatch.setattr(icons, "build_table", work)
+    monkeypatch.setattr(furniture.build, "build_tables", work)
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,

@@ -23,6 +23,7 @@ COMMANDS = {
     "demo.emoji": ["--out={}"],
     "demo.emoji_vendors": ["--out={}"],
     "demo.icons": ["--out={}"],
+    "demo.furniture.__main__": ["--out={}"],
 }
 
 

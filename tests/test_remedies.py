@@ -45,6 +45,7 @@ REACHED = {
     "experiments.measure": {"evaluate", "report"},
     "retrieval.evaluate": {"evaluate"},
     "demo.icon_packages": {"demo.icons"},
+    "demo.furniture.package": {"demo.furniture.__main__"},
 }
 # Messages may name another command with one of its options.
 ELSEWHERE = re.compile(r"mixer_jax\.[\w.]+ --[\w-]+")

@@ -7,6 +7,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from mixer_jax.demo import emoji, emoji_vendors, icons
+from mixer_jax.demo.furniture import build as furniture
+from mixer_jax.demo.furniture import folds
 from mixer_jax.runtime import files
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.runtime.text import one_line
@@ -17,6 +19,12 @@ SOURCES: dict[str, Callable[[Path], object]] = {
     "emoji-vendors": emoji_vendors.build_table,
     "icons": icons.build_table,
     "icons-unseen": functools.partial(icons.build_table, unseen=True),
+    **{
+        f"furniture-fold{fold}": functools.partial(
+            furniture.build_table, fold=fold
+        )
+        for fold in range(folds.NUMBER)
+    },
 }
 
 

@@ -1,6 +1,7 @@
 import threading
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mixer_jax.data.images import decoding
@@ -77,6 +78,27 @@ def test_emoji_vendors_need_the_name_of_a_family(tmp_path):
     config = data(table=str(tmp_path / "t.csv"), source="emoji-vendors")
     with pytest.raises(UserError, match=r"t\.csv.*fluent\.csv"):
         sources.ensure_table(config)
+
+
+def test_fold_of_the_furniture_is_built(tmp_path, monkeypatch):
+    row = ("bed", "document", "a.png", "Bed", "bed", "Room", "", 3, False)
+    columns = [name for name in table.COLUMNS if name != "split"]
+    samples = pd.DataFrame(
+        [
+            row,
+            ("bed/0", "query", "b.png", "", "bed", "Room", "plain", 3, False),
+        ],
+        columns=[*columns, "part", "fold", "validation"],
+    )
+    monkeypatch.setattr(
+        sources.furniture, "build_samples", lambda root, settings: samples
+    )
+    for fold, splits in ((3, ["test/plain"]), (4, ["gallery/plain", "train"])):
+        path = tmp_path / f"{fold}.csv"
+        config = data(table=str(path), source=f"furniture-fold{fold}")
+        assert sources.ensure_table(config) == path
+        found = set(table.read_table(path)["split"]) - {"val-gallery/plain"}
+        assert sorted(found) == splits
 
 
 def test_errors_name_valid_sources(tmp_path):

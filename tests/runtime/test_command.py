@@ -248,7 +248,7 @@ sys.exit(command.run(lambda: print("b\udcff \u2019")))
 COMMANDS = (
     *("main", "compile_for_tpu", "categorize", "embed", "evaluate", "export"),
     *("index", "report", "serve", "sweep", "data.check", "data.read"),
-    *("demo.emoji", "demo.icons", "demo.simulate"),
+    *("demo.emoji", "demo.furniture", "demo.icons", "demo.simulate"),
     "categories.aggregate",
 )
 

@@ -23,6 +23,7 @@ PATHS = [
     ("data.read", ["folders"], "--root"),
     ("data.read", ["folders", "--root=r"], "--out"),
     ("demo.icons", ["--out=o"], "--package"),
+    ("demo.furniture.__main__", ["--out=o"], "--package"),
     ("demo.emoji", [], "--out"),
     ("demo.emoji_vendors", ["--out=o"], "--package"),
     ("embed", ["--workdir=w", "--out=o"], "--table"),

@@ -1,0 +1,1 @@
+"""The furniture tables: catalog pictures, and other views of their products."""

@@ -1,0 +1,1 @@
+"""3-D models: their files, their position, and their rendering."""

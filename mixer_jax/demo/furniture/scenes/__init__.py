@@ -1,0 +1,1 @@
+"""Scenes: backgrounds, and pictures composed from cutouts."""
