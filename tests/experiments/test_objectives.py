@@ -1,0 +1,44 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixer_jax.experiments import objectives
+from mixer_jax.experiments.objectives import OBJECTIVES, Pairs
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_start_from_their_hyper_parameters(name):
+    objective = OBJECTIVES[name]
+    rows = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    label = jnp.array([0, 1, 2, 0])
+    pairs = Pairs(rows[:4], rows[4:], label, jnp.asarray(rows))
+    hyper = objectives.draw(objective.space, 0, 7)
+    params = objective.init(rows[:3] if objective.has_classes else None, hyper)
+    loss = objective.apply(params, pairs, hyper)
+    assert loss.shape == ()
+    assert np.isfinite(loss)
+    # Aligned pairs have a lower loss.
+    aligned = pairs._replace(
+        document=rows[:4], outputs=jnp.tile(rows[:4], (2, 1))
+    )
+    if not objective.has_classes:
+        assert objective.apply(params, aligned, hyper) < loss
+
+
+def test_trials_are_drawn_from_their_ranges():
+    space = {**objectives.SHARED, **OBJECTIVES["cosface"].space}
+    first = objectives.draw(space, 0, 3)
+    assert first == {name: one.default for name, one in space.items()}
+    drawn = [objectives.draw(space, trial, 3) for trial in range(1, 200)]
+    assert drawn[5] == objectives.draw(space, 6, 3)
+    assert drawn[5] != objectives.draw(space, 6, 4)
+    for name, one in space.items():
+        values = [trial[name] for trial in drawn]
+        assert one.low <= min(values)
+        assert max(values) <= one.high
+        # Half of the values are below the middle of the scale.
+        middle = (one.low + one.high) / 2
+        if one.log:
+            middle = (one.low * one.high) ** 0.5
+        assert 0.35 < np.mean(np.array(values) < middle) < 0.65
