@@ -29,10 +29,14 @@ WRITERS = [name for name, command in COMMANDS.items() if command.name]
 
 
 @pytest.fixture
-def inputs(color_run, colors, shop, tmp_path):
+def inputs(tiny_encoders, color_run, colors, shop, tiny_table, tmp_path):
     every_command.draw_album(tmp_path / "album")
     return every_command.Inputs(
-        color_run, colors[0] / "colors.csv", shop, tmp_path / "album"
+        color_run,
+        colors[0] / "colors.csv",
+        shop,
+        tmp_path / "album",
+        tiny_table,
     )
 
 

@@ -13,6 +13,9 @@ from mixer_jax.experiments.objectives import OBJECTIVES
 TOWERS, FROZEN, LINEAR, HEAD = "towers", "frozen", "linear", "head"
 OURS = "CosFace proxies, concept attention"
 EXACT = "exact head"
+# A section is compared with the first of these that it contains, or else with
+# the last one.
+REFERENCES = (EXACT, OURS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,16 +78,19 @@ def test_training_lowers_every_loss(loss, data):
     config.model.fusion = "average" if loss == "cosface" else "image_only"
     objective = OBJECTIVES[loss]
     space = {**objectives.SHARED, **objective.space}
-    hyper = objectives.draw(space, 0, 0) | {"learning_rate": 0.03}
+    hyper = objectives.draw(space, 0, 0)
+    if loss == "triplet":
+        hyper["margin"] = 1.0  # the default is met from the start
     found = {}
-    for steps in (2, 20):
+    # All six colors: two of them are easy to tell apart without training.
+    for steps in (1, 20):
         fitted = trainer.Trainer(
-            *(config, objective, features, fold.split("train")),
+            *(config, objective, features, fold.frame),
             steps=steps,
-            pairs=4,
+            pairs=12,
         ).train(hyper, seed=1)
         found[steps] = fitted.loss
-    assert found[20] < found[2]
+    assert found[20] < found[1]
     queries = fold.split("test")
     queries = queries[queries["role"] == table.QUERY]
     embeddings = fitted.embed(queries)

@@ -1,0 +1,376 @@
+"""HTML page of the results of `python -m mixer_jax.experiments`.
+
+It is written from results.jsonl alone. If runs were repeated on other data or
+with another budget, only those like the last one in the file are shown.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import markupsafe
+import numpy as np
+
+from mixer_jax.experiments import ranking, results_log, suites
+from mixer_jax.experiments.results_log import FINAL, TRIAL, Row
+from mixer_jax.reports import bootstrap, page, plots, templates
+from mixer_jax.reports.results import Cell, make_cells, percent
+from mixer_jax.runtime import paths
+from mixer_jax.runtime.errors import UserError
+
+# Measures in the table: (key, heading).
+MEASURES = (
+    ("identical_at_1", "Identical@1"),
+    ("identical_at_5", "Identical@5"),
+    ("map_at_r", "MAP@R"),
+    ("mrr", "MRR"),
+)
+
+
+class Scores(NamedTuple):
+    """The final runs of one method on one data set, Q queries of all folds.
+
+    Attributes:
+      hits: the share of seeds with a right first answer, f64 [Q].
+      categories: the queries' categories, int [Q]; folds share none.
+      by_seed: Identical@1 of each seed.
+      measures: means over seeds and queries.
+      rows: the rows of the final runs.
+      trials: the rows of the validation trials.
+    """
+
+    hits: np.ndarray
+    categories: np.ndarray
+    by_seed: list[float]
+    measures: dict[str, float]
+    rows: list[Row]
+    trials: list[Row]
+
+
+class Line(NamedTuple):
+    """One method's line in a table."""
+
+    method: str
+    ours: bool
+    cells: tuple[Cell, ...]
+
+
+class Section(NamedTuple):
+    """One table and its plots.
+
+    Attributes:
+      title: the heading.
+      reference: the method that the others are compared with.
+      lines: the lines of the table.
+      differences: the plot of the differences; None with a single method.
+      tradeoff: the plot of quality against time, with the names of its curves;
+        None except for heads.
+    """
+
+    title: str
+    reference: str
+    lines: list[Line]
+    differences: markupsafe.Markup | None
+    tradeoff: tuple[list[str], markupsafe.Markup] | None
+
+
+class Search(NamedTuple):
+    """The validation trials of a method on a fold."""
+
+    method: str
+    fold: str
+    values: str  # Identical@1 of each trial, in percent
+    chosen: str  # the chosen hyper-parameters
+
+
+def build(
+    folder: str | os.PathLike,
+    path: str | os.PathLike = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> paths.Path:
+    """Writes the page.
+
+    Args:
+      folder: the `--out` of the experiments.
+      path: the path of the page; "" for `folder/report/index.html`.
+      say: called with a message if the last line is incomplete.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: if there are no results, or they are damaged.
+    """
+    folder = paths.local(folder, "The folder of experiments")
+    file = folder / results_log.NAME
+    rows, _, cut = results_log.read(file)
+    if cut:
+        say(f"{file}: the last line is incomplete and left out.")
+    if not any(row["kind"] == FINAL for row in rows):
+        raise UserError(
+            f"{folder} has no finished method in {results_log.NAME}; run "
+            "python -m mixer_jax.experiments with this folder as --out."
+        )
+    title = paths.absolute(folder).name
+    return page.write(
+        path or folder / "report" / "index.html",
+        lambda: render(title, rows, file),
+    )
+
+
+def render(title: str, rows: Sequence[Row], file: os.PathLike) -> str:
+    """Returns the page.
+
+    Args:
+      title: the title of the page.
+      rows: the rows of results.jsonl, with at least one final run.
+      file: its path, for messages.
+
+    Raises:
+      UserError: if the row of a final run lacks values.
+    """
+    try:
+        data = [
+            _data(suite, name, _current(some))
+            for (suite, name), some in _group(rows, "suite", "data").items()
+            if any(row["kind"] == FINAL for row in some)
+        ]
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} has a row without the expected values ({error!r}); it was "
+            "written by another version. Choose another --out, and run the "
+            "experiments again."
+        ) from error
+    return templates.render(
+        "experiments.html",
+        title=title,
+        data=data,
+        headings=[heading for _, heading in MEASURES],
+    )
+
+
+def _group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
+def _current(rows: Sequence[Row]) -> list[Row]:
+    """Leaves out runs on other data, or with other budgets, than the last."""
+    last = {row["fold"]: row["content"] for row in rows}
+    budget = rows[-1]["budget"]
+    return [
+        row
+        for row in rows
+        if row["content"] == last[row["fold"]]
+        and all(row["budget"][k] == budget[k] for k in ("steps", "pairs"))
+    ]
+
+
+def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
+    """Returns the values of the template for one suite and data set."""
+    scores = {
+        method: found
+        for (method,), some in _group(rows, "method").items()
+        if (found := score(some)) is not None
+    }
+    first = next(iter(scores.values()))
+    sections = _group((s.rows[0] for s in scores.values()), "section")
+    return {
+        "suite": suite,
+        "name": name,
+        "budget": rows[-1]["budget"],
+        "queries": f"{len(first.hits):,}",
+        "categories": f"{len(np.unique(first.categories)):,}",
+        "documents": f"{max(row['documents'] for row in rows):,}",
+        "folds": sorted({row["fold"] for row in rows}),
+        "sections": [
+            make_section(title, [row["method"] for row in some], scores)
+            for (title,), some in sections.items()
+        ],
+        "searches": [
+            one
+            for method in scores
+            for one in _searches(method, scores[method])
+        ],
+    }
+
+
+def score(rows: Sequence[Row]) -> Scores | None:
+    """Returns the scores of one method; None if it has no final run.
+
+    Args:
+      rows: all rows of a method on a data set. If a larger search has chosen
+        other hyper-parameters, a fold's earlier final runs are left out.
+    """
+    folds = []
+    for some in _group(rows, "fold").values():
+        finals = [row for row in some if row["kind"] == FINAL]
+        if finals:
+            hyper = finals[-1]["hyper"]
+            folds.append([row for row in finals if row["hyper"] == hyper])
+    if not folds:
+        return None
+    seeds = min(map(len, folds))
+    folds = [finals[:seeds] for finals in folds]
+    # [Q, seeds] of each fold
+    right = [
+        np.stack([ranking.unpack(row["ranks"]) == 1 for row in finals], 1)
+        for finals in folds
+    ]
+    codes, start = [], 0
+    for finals in folds:
+        codes.append(ranking.unpack(finals[0]["categories"]) + start)
+        start = int(codes[-1].max(initial=start)) + 1
+    hits, categories = np.concatenate(right), np.concatenate(codes)
+    if len(hits) != len(categories):
+        raise ValueError("ranks and categories differ in length")
+    used = [row for finals in folds for row in finals]
+    weights = [row["queries"] for row in used]
+    return Scores(
+        hits.mean(axis=1),
+        categories,
+        hits.mean(axis=0).tolist(),
+        {
+            key: float(
+                np.average(
+                    [row["measures"][key] for row in used], weights=weights
+                )
+            )
+            for key, _ in MEASURES
+        },
+        used,
+        [row for row in rows if row["kind"] == TRIAL],
+    )
+
+
+def make_section(
+    title: str, methods: Sequence[str], scores: Mapping[str, Scores]
+) -> Section:
+    """Returns the table and the plots of some methods.
+
+    Args:
+      title: the heading.
+      methods: the methods of the section.
+      scores: the scores of all methods of the suite.
+    """
+    reference = next(
+        (one for one in suites.REFERENCES if one in methods),
+        suites.REFERENCES[-1],
+    )
+    shown = list(methods)
+    if reference in scores and reference not in shown:
+        shown.append(reference)
+    ours = scores.get(reference)
+    differences = {
+        method: difference
+        for method in shown
+        if method != reference
+        and (difference := _compare(scores[method], ours)) is not None
+    }
+    columns = {
+        method: [percent(scores[method].measures[key]) for key, _ in MEASURES]
+        for method in shown
+    }
+    best = [
+        percent(max(scores[m].measures[key] for m in shown))
+        for key, _ in MEASURES
+    ]
+    lines = [
+        Line(
+            method,
+            method == reference,
+            make_cells(columns[method], best)
+            + tuple(
+                Cell(text, False)
+                for text in _details(scores[method], differences.get(method))
+            ),
+        )
+        for method in shown
+    ]
+    return Section(
+        title,
+        reference if ours else "",
+        lines,
+        _plot_differences(title, differences, reference),
+        _plot_tradeoff({m: scores[m] for m in shown}),
+    )
+
+
+def _compare(one: Scores, ours: Scores | None) -> bootstrap.Difference | None:
+    """Returns one method minus ours, in points; None for other queries."""
+    if ours is None or not np.array_equal(one.categories, ours.categories):
+        return None
+    found = bootstrap.compare(one.hits, ours.hits, one.categories)
+    return bootstrap.Difference(*(100 * value for value in found))
+
+
+def _details(
+    one: Scores, difference: bootstrap.Difference | None
+) -> tuple[str, ...]:
+    """Returns the spread over seeds, the difference, and the time per run."""
+    spread = "–"  # noqa: RUF001
+    if len(one.by_seed) > 1:
+        spread = f"{100 * np.std(one.by_seed, ddof=1):.1f}"
+    text = "–"  # noqa: RUF001
+    if difference is not None:
+        value, low, high = map(_signed, difference)
+        text = f"{value} [{low}, {high}]"
+    times = [row["figures"]["train_seconds"] for row in one.rows]
+    return spread, text, f"{np.mean(times):.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _plot_differences(
+    title: str, differences: Mapping[str, Any], reference: str
+) -> markupsafe.Markup | None:
+    if not differences:
+        return None
+    ordered = sorted(differences.items(), key=lambda item: -item[1].value)
+    return plots.intervals(
+        {method: tuple(difference) for method, difference in ordered},
+        f"{title}: Identical@1 minus that of {reference}",
+        f"Identical@1 minus that of “{reference}”, percentage points",
+        0.0,
+    )
+
+
+def _plot_tradeoff(
+    scores: Mapping[str, Scores],
+) -> tuple[list[str], markupsafe.Markup] | None:
+    """Plots quality against time per step, one curve per head and share."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for one in scores.values():
+        settings = dict(one.rows[0]["settings"].get("head", ()))
+        if not settings:
+            return None
+        name = settings["name"]
+        if name != "exact":
+            name += f", M = {one.rows[0]['figures']['active']:.0%}"
+        step = np.median([row["figures"]["step_ms"] for row in one.rows])
+        point = float(step), 100 * one.measures["identical_at_1"]
+        curves.setdefault(name, []).append(point)
+    series = {
+        name: tuple(zip(*points, strict=True))
+        for name, points in curves.items()
+    }
+    svg = plots.curves(
+        series,
+        "Identical@1 against the time per step",
+        ("time per step, ms", "Identical@1, percent"),
+    )
+    return list(series), svg
+
+
+def _searches(method: str, one: Scores) -> list[Search]:
+    found = []
+    for (fold,), trials in _group(one.trials, "fold").items():
+        final = next(row for row in one.rows if row["fold"] == fold)
+        values = [percent(row["measures"]["identical_at_1"]) for row in trials]
+        chosen = [f"{key} {value:g}" for key, value in final["hyper"].items()]
+        found.append(Search(method, fold, ", ".join(values), ", ".join(chosen)))
+    return found
