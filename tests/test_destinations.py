@@ -223,7 +223,8 @@ def test_folder_in_place_of_a_file_is_rejected_before_the_work(
     arguments = command.arguments(inputs, out)
     assert command.main(arguments) == 0
     made = {*place.rglob("*")} - there if place.is_dir() else {place}
-    for file in made:
+    # Stored features are opened only if a run needs them.
+    for file in (path for path in made if "features" not in path.parts):
         content = file.read_bytes()
         file.unlink()
         file.mkdir()

@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixer_jax.experiments import folds, run, suites
+from mixer_jax.experiments import folds, results_log, run, suites
 from mixer_jax.experiments.methods import Budget
 from mixer_jax.models.factory import choose
 from mixer_jax.runtime import command, numbers, parsing, paths, terminal
@@ -51,6 +51,7 @@ def _run(given: argparse.Namespace) -> None:
         choose({m.name: m for m in methods}, given.methods, "method")
     data = folds.parse(given.data)
     out = paths.local(given.out, "The folder of the results")
+    paths.check_file(out / results_log.NAME, "The file of results")
     with folder_lock.hold(out, "--out"):
         plan = run.Plan(
             given.suite,
@@ -61,7 +62,7 @@ def _run(given: argparse.Namespace) -> None:
             given.text_length,
         )
         run.run(plan, out, mesh_lib.make_mesh(), terminal.say)
-    terminal.say(f"Wrote {out / 'results.jsonl'}")
+    terminal.say(f"Wrote {out / results_log.NAME}")
 
 
 if __name__ == "__main__":
