@@ -1,6 +1,7 @@
 """Frozen encoders, and their stored features of a data set.
 
-The features are computed once per data set; see `feature_store`.
+The features are computed once per data set; see `feature_store`. The means of
+all patches are also kept in memory: most towers need no more of an image.
 """
 
 import functools
@@ -20,11 +21,71 @@ from mixer_jax.experiments.folds import Fold
 from mixer_jax.models import factory
 from mixer_jax.runtime import identity
 from mixer_jax.runtime.arrays import normalize
+from mixer_jax.training.cache import stored
 from mixer_jax.training.cache.feature_store import FeatureStore
 from mixer_jax.training.checkpoint.checkpoints import Trained
 from mixer_jax.training.config import defaults
 
 _BLOCK = 512  # samples pooled at once
+
+
+class Features:
+    """The features of the samples of a data set.
+
+    Attributes:
+      store: the stored patches and token vectors.
+    """
+
+    def __init__(self, store: FeatureStore, count: int):
+        """Computes the mean patch of each sample.
+
+        Args:
+          store: the features.
+          count: the number of samples, N.
+        """
+        self.store = store
+        blocks = []
+        for start in range(0, count, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, count))
+            patches = store.batch(rows, table.QUERY)["patches"]
+            blocks.append(patches.astype(np.float32).mean(1))
+        self._means = np.concatenate(blocks)
+
+    def batch(
+        self, places: np.ndarray, role: str, *, attends: bool = False
+    ) -> stored.Batch:
+        """Returns the inputs that `Mixer` takes; see `FeatureStore.batch`.
+
+        Args:
+          places: int [B], positions of samples; -1 gives zeros.
+          role: "query" or "document".
+          attends: whether a document's fusion attends to the patches. If not,
+            `patches` is their mean, f32 [B, 1, Ci], as for queries.
+        """
+        if role == table.DOCUMENT and attends:
+            return self.store.batch(places, role)
+        means = np.where(places[:, None] >= 0, self._means[places], 0.0)
+        patches = {"patches": means[:, None]}
+        if role == table.QUERY:
+            return patches
+        return patches | self.store.texts(places)
+
+    def images(self, frame: pd.DataFrame) -> np.ndarray:
+        """Returns mean patches of unit length, f32 [N, Ci]; 0 without image."""
+        return normalize(self._means[frame["place"].to_numpy()])
+
+    def documents(self, frame: pd.DataFrame) -> np.ndarray:
+        """Returns `images` and mean token vectors, f32 [N, Ci + Ct].
+
+        Each of both has unit length, or is zero if it is missing.
+        """
+        places, texts = frame["place"].to_numpy(), []
+        for start in range(0, len(places), _BLOCK):
+            batch = self.store.texts(places[start : start + _BLOCK])
+            mask = batch["token_mask"][..., None]
+            total = (batch["token_vectors"].astype(np.float32) * mask).sum(1)
+            texts.append(normalize(total / np.maximum(mask.sum(1), 1)))
+        return np.concatenate([self.images(frame), np.concatenate(texts)], 1)
 
 
 def load(image_size: int, text_length: int) -> Trained:
@@ -63,7 +124,7 @@ def encode(
     folder: str | os.PathLike,
     mesh: Mesh,
     say: Callable[[str], None],
-) -> FeatureStore:
+) -> Features:
     """Returns the features of all samples of a data set.
 
     Args:
@@ -74,7 +135,7 @@ def encode(
       say: called with messages about the features.
     """
     frame = pd.concat([fold.frame for fold in folds], ignore_index=True)
-    return fusions.encode(
+    store = fusions.encode(
         encoders,
         frame,
         pathlib.Path(folder),
@@ -82,35 +143,4 @@ def encode(
         content=identity.hash_texts(frame["digest"], frame["text"]),
         say=say,
     )
-
-
-def pooled_images(features: FeatureStore, frame: pd.DataFrame) -> np.ndarray:
-    """Returns mean patches of unit length, f32 [N, Ci]; zero without image."""
-    return _pooled(frame, lambda places: _mean_patches(features, places))
-
-
-def pooled_documents(features: FeatureStore, frame: pd.DataFrame) -> np.ndarray:
-    """Returns pooled image and text, f32 [N, Ci + Ct]; each of unit length."""
-
-    def pool(places: np.ndarray) -> np.ndarray:
-        batch = features.batch(places, table.DOCUMENT)
-        vectors = batch["token_vectors"].astype(np.float32)
-        mask = batch["token_mask"][..., None]
-        total = (vectors * mask).sum(1)
-        texts = normalize(total / np.maximum(mask.sum(1), 1))
-        return np.concatenate([_mean_patches(features, places), texts], axis=1)
-
-    return _pooled(frame, pool)
-
-
-def _mean_patches(features: FeatureStore, places: np.ndarray) -> np.ndarray:
-    patches = features.batch(places, table.QUERY)["patches"]
-    return normalize(patches.astype(np.float32).mean(1))
-
-
-def _pooled(
-    frame: pd.DataFrame, pool: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    places = frame["place"].to_numpy()
-    starts = range(0, len(places), _BLOCK)
-    return np.concatenate([pool(places[s : s + _BLOCK]) for s in starts])
+    return Features(store, len(frame))

@@ -12,18 +12,17 @@ from jax.sharding import Mesh
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import (
     baselines,
-    frozen,
     fusions,
     objectives,
     ranking,
     suites,
 )
 from mixer_jax.experiments.folds import TRAIN, Fold
+from mixer_jax.experiments.frozen import Features
 from mixer_jax.experiments.objectives import OBJECTIVES, Range
 from mixer_jax.experiments.suites import Method
 from mixer_jax.experiments.trainer import PairSampler, Trainer
 from mixer_jax.runtime.mesh import padded_rows
-from mixer_jax.training.cache.feature_store import FeatureStore
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 # Increase it whenever a change of the code changes results.
@@ -70,7 +69,7 @@ class Setting(NamedTuple):
 
     fold: Fold
     encoders: Trained
-    features: FeatureStore
+    features: Features
     budget: Budget
     mesh: Mesh
 
@@ -137,8 +136,7 @@ class Runner:
 
     def _frozen(self, hyper: Mapping[str, float], seed: int) -> Result:
         del hyper, seed
-        embed = functools.partial(frozen.pooled_images, self._setting.features)
-        return Result(embed, {})
+        return Result(self._setting.features.images, {})
 
     def _linear(self, hyper: Mapping[str, float], seed: int) -> Result:
         features, training = self._setting.features, self._training
@@ -154,19 +152,18 @@ class Runner:
             **hyper,
         )
         towers = baselines.train_linear_map(
-            frozen.pooled_images(features, queries),
-            frozen.pooled_documents(features, documents),
+            features.images(queries),
+            features.documents(documents),
             np.unique(queries["category_id"], return_inverse=True)[1],
             settings,
         )
 
         def embed(frame: pd.DataFrame) -> np.ndarray:
             role = frame["role"].iloc[0]
-            pool = frozen.pooled_images
+            pool = features.images
             if role == table.DOCUMENT:
-                pool = frozen.pooled_documents
-            mapped = baselines.apply_map(towers[role], pool(features, frame))
-            return np.asarray(mapped)
+                pool = features.documents
+            return np.asarray(baselines.apply_map(towers[role], pool(frame)))
 
         return Result(embed, {})
 
@@ -189,7 +186,7 @@ class Runner:
         config.head.active = max(config.head.active, smallest)
         (fitted,) = fusions.train(
             config,
-            setting.features,
+            setting.features.store,
             training,
             np.random.default_rng(seed),
             setting.mesh,

@@ -5,6 +5,7 @@ Class vectors start as the mean embeddings of their categories, whatever the
 loss. A trainer compiles its step once: hyper-parameters are its arguments.
 """
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,14 +19,15 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
+from mixer_jax.experiments.frozen import Features
 from mixer_jax.experiments.objectives import Hyper, Objective, Pairs
 from mixer_jax.models import factory
+from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.towers import TransformationLayers
 from mixer_jax.retrieval import evaluate
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import optimizer as optimizer_lib
-from mixer_jax.training.cache.feature_store import FeatureStore
 
 PyTree = Any
 _WARMUP = 0.05  # share of the steps
@@ -116,7 +118,7 @@ class Trainer:
         self,
         config: ConfigDict,
         objective: Objective,
-        features: FeatureStore,
+        features: Features,
         training: pd.DataFrame,
         *,
         steps: int,
@@ -133,7 +135,10 @@ class Trainer:
           pairs: pairs per batch.
         """
         self._config, self._objective = config, objective
-        self._features, self._training = features, training
+        self._training = training
+        self._read = functools.partial(
+            features.batch, attends=FUSIONS[config.model.fusion].attends
+        )
         self._steps, self._pairs = steps, pairs
         self._ids = table.category_index(training)
         self._labels = table.labels(training, self._ids)
@@ -181,7 +186,7 @@ class Trainer:
         )
 
     def _batch(self, queries: np.ndarray, documents: np.ndarray) -> PyTree:
-        read, places = self._features.batch, self._places
+        read, places = self._read, self._places
         label = {"label": self._labels[queries]}
         return {
             "query": read(places[queries], table.QUERY) | label,
@@ -220,7 +225,7 @@ class Trainer:
         for start in range(0, len(places), _BLOCK):
             some = places[start : start + _BLOCK]
             padded = np.pad(some, (0, _BLOCK - len(some)), constant_values=-1)
-            out = self._apply(towers, self._features.batch(padded, role), role)
+            out = self._apply(towers, self._read(padded, role), role)
             blocks.append(np.asarray(out)[: len(some)])
         return np.concatenate(blocks)
 

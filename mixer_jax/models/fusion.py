@@ -36,6 +36,7 @@ class Fusion(nn.Module):
     # Class attributes, not fields: they are the same for all instances.
     uses_text = True  # if False, the model needs no text encoder
     adds_to_image = True  # the result is the projected image plus other terms
+    attends = False  # the result depends on more than the patches' mean
 
     dim: int
     dtype: jnp.dtype = jnp.float32
@@ -57,6 +58,8 @@ class ConceptAttention(Fusion):
     values, so that the image dominates at first: a large random text term
     would let the model memorize the training categories.
     """
+
+    attends = True
 
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
@@ -195,6 +198,8 @@ class Merge(Fusion):
       Dou et al., "An Empirical Study of Training End-to-End Vision-and-Language
       Transformers" (arXiv 2111.02387), merged attention, section 3.1.
     """
+
+    attends = True
 
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):

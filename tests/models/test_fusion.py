@@ -113,3 +113,12 @@ def test_missing_parts_have_no_influence(name):
         assert (np.abs(by_concept[has_text]).max(1) > 0).all()
     else:
         np.testing.assert_array_equal(by_concept, 0)
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_only_attention_depends_on_more_than_the_mean_patch(name):
+    fusion, variables, _, (patches, *others) = _run(name)
+    whole = fusion.apply(variables, patches, *others)
+    means = fusion.apply(variables, patches.mean(1, keepdims=True), *others)
+    moved = np.abs(whole - means).max()
+    assert moved > 0.1 if FUSIONS[name].attends else moved < 1e-5
