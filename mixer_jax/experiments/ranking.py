@@ -1,6 +1,7 @@
 """Measures of an experiment, with the rank of every query's answer."""
 
 import base64
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -45,37 +46,62 @@ def rank(embed: Embed, frame: pd.DataFrame, mesh: Mesh) -> Ranked:
       mesh: the devices that search the documents.
     """
     ids = table.category_index(frame)
-    means = {name: metrics.Mean() for name in evaluate.MEASURES}
-    ranks, categories, largest = [], [], 0
-    for _, part in frame.groupby("split", sort=True):
-        query = (part["role"] == table.QUERY).to_numpy()
-        queries, documents = part[query], part[~query]
-        largest = max(largest, len(documents))
-        own = table.labels(queries, ids)
-        others = table.labels(documents, ids)
-        groups = pd.factorize(part["group"].where(part["group"] != ""))[0]
-        for block in evaluate.rank(
-            _samples(queries, embed), _samples(documents, embed), mesh
-        ):
-            found, top = block.top >= 0, block.top
-            of_block = metrics.of_block(
-                block.positions,
-                np.where(found, others[top], -2),
-                own[block.rows],
-                np.where(found, groups[~query][top], -2),
-                groups[query][block.rows],
-            )
-            means = {n: m.merge(of_block[n]) for n, m in means.items()}
-            relevant = block.positions > 0
-            last = np.iinfo(np.int32).max
-            first = np.where(relevant, block.positions, last).min(axis=1)
-            ranks.append(first[relevant.any(axis=1)])
-            categories.append(own[block.rows][relevant.any(axis=1)])
+    parts = [
+        _rank_part(embed, part, ids, mesh)
+        for _, part in frame.groupby("split", sort=True)
+    ]
+    means = {
+        name: functools.reduce(
+            metrics.Mean.merge, [part.means[name] for part in parts]
+        )
+        for name in evaluate.MEASURES
+    }
     return Ranked(
         {name: mean.value for name, mean in means.items()},
-        np.concatenate(ranks).astype(np.int32),
-        np.concatenate(categories).astype(np.int32),
-        largest,
+        np.concatenate([part.ranks for part in parts]).astype(np.int32),
+        np.concatenate([part.categories for part in parts]).astype(np.int32),
+        max(part.documents for part in parts),
+    )
+
+
+class _Part(NamedTuple):
+    """The ranked queries of one part; see `Ranked`."""
+
+    means: dict[str, metrics.Mean]
+    ranks: np.ndarray
+    categories: np.ndarray
+    documents: int
+
+
+def _rank_part(
+    embed: Embed, part: pd.DataFrame, ids: list[str], mesh: Mesh
+) -> _Part:
+    """Ranks the documents of one part for its queries."""
+    query = (part["role"] == table.QUERY).to_numpy()
+    queries, documents = part[query], part[~query]
+    labels = table.labels(part, ids)
+    groups = pd.factorize(part["group"].where(part["group"] != ""))[0]
+    means = {name: metrics.Mean() for name in evaluate.MEASURES}
+    ranks, categories = [], []
+    for block in evaluate.rank(
+        _samples(queries, embed), _samples(documents, embed), mesh
+    ):
+        found, own = block.top >= 0, labels[query][block.rows]
+        of_block = metrics.of_block(
+            block.positions,
+            np.where(found, labels[~query][block.top], -2),
+            own,
+            np.where(found, groups[~query][block.top], -2),
+            groups[query][block.rows],
+        )
+        means = {name: one.merge(of_block[name]) for name, one in means.items()}
+        relevant = block.positions > 0
+        last = np.iinfo(np.int32).max
+        first = np.where(relevant, block.positions, last).min(axis=1)
+        ranks.append(first[relevant.any(axis=1)])
+        categories.append(own[relevant.any(axis=1)])
+    return _Part(
+        means, np.concatenate(ranks), np.concatenate(categories), len(documents)
     )
 
 

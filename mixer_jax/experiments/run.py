@@ -218,7 +218,11 @@ class _Suite:
             "hyper": one.hyper,
             "seed": one.seed,
             "trial": one.trial,
-            "budget": self._plan.budget._asdict(),
+            "budget": {
+                **self._plan.budget._asdict(),
+                "image_size": self._plan.image_size,
+                "text_length": self._plan.text_length,
+            },
             "split": split,
             "queries": len(found.ranks),
             "documents": found.documents,

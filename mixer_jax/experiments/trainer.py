@@ -72,13 +72,8 @@ class PairSampler:
         queries = np.flatnonzero(is_query)
         first = np.searchsorted(ordered, group[queries], "left")
         last = np.searchsorted(ordered, group[queries], "right")
-        usable = np.array(
-            [
-                (self._digests[self._documents[a:b]] != self._digests[q]).any()
-                for q, a, b in zip(queries, first, last, strict=True)
-            ],
-            bool,
-        )
+        ranges = zip(queries, first, last, strict=True)
+        usable = np.array([self._has_other(*one) for one in ranges], bool)
         if not usable.any():
             raise UserError(
                 "No training query has a document of its category with another "
@@ -87,6 +82,11 @@ class PairSampler:
         self._queries, self._first, self._last = (
             values[usable] for values in (queries, first, last)
         )
+
+    def _has_other(self, query: int, first: int, last: int) -> bool:
+        """Returns whether a document shows another image than the query."""
+        documents = self._documents[first:last]
+        return bool((self._digests[documents] != self._digests[query]).any())
 
     def draw(
         self, rng: np.random.Generator, steps: int, pairs: int
@@ -167,11 +167,10 @@ class Trainer:
         state = _start(towers, self._objective.init(means, hyper))
         rng = np.random.default_rng(seed)
         losses, begin = [], 0.0
-        batches = self._sampler.draw(rng, self._steps, self._pairs)
-        for number, (queries, documents) in enumerate(batches):
-            state, loss = self._step(
-                state, self._batch(queries, documents), hyper, np.int32(number)
-            )
+        pairs = self._sampler.draw(rng, self._steps, self._pairs)
+        for number, rows in enumerate(pairs):
+            batch = self._batch(*rows)
+            state, loss = self._step(state, batch, hyper, np.int32(number))
             losses.append(loss)
             if not number:
                 jax.block_until_ready(state)

@@ -159,12 +159,16 @@ def _group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
 def _current(rows: Sequence[Row]) -> list[Row]:
     """Leaves out runs on other data, or with other budgets, than the last."""
     last = {row["fold"]: row["content"] for row in rows}
-    budget = rows[-1]["budget"]
+
+    def kind(row: Row) -> dict[str, Any]:
+        """Returns the part of the budget that results depend on."""
+        repeats = ("trials", "seeds")
+        return {k: v for k, v in row["budget"].items() if k not in repeats}
+
     return [
         row
         for row in rows
-        if row["content"] == last[row["fold"]]
-        and all(row["budget"][k] == budget[k] for k in ("steps", "pairs"))
+        if row["content"] == last[row["fold"]] and kind(row) == kind(rows[-1])
     ]
 
 
@@ -204,45 +208,46 @@ def score(rows: Sequence[Row]) -> Scores | None:
       rows: all rows of a method on a data set. If a larger search has chosen
         other hyper-parameters, a fold's earlier final runs are left out.
     """
+    folds = _final_runs(rows)
+    if not folds:
+        return None
+    hits, categories, start = [], [], 0
+    for finals in folds:
+        ranks_QxS = np.stack(
+            [ranking.unpack(row["ranks"]) for row in finals], 1
+        )
+        hits.append(ranks_QxS == 1)
+        categories.append(ranking.unpack(finals[0]["categories"]) + start)
+        start = int(categories[-1].max(initial=start)) + 1
+    hits_QxS, category_Q = np.concatenate(hits), np.concatenate(categories)
+    if len(hits_QxS) != len(category_Q):
+        raise ValueError("ranks and categories differ in length")
+    used = [row for finals in folds for row in finals]
+    queries = [row["queries"] for row in used]
+    means = {
+        key: np.average([row["measures"][key] for row in used], weights=queries)
+        for key, _ in MEASURES
+    }
+    return Scores(
+        hits_QxS.mean(axis=1),
+        category_Q,
+        hits_QxS.mean(axis=0).tolist(),
+        means,
+        used,
+        [row for row in rows if row["kind"] == TRIAL],
+    )
+
+
+def _final_runs(rows: Sequence[Row]) -> list[list[Row]]:
+    """Returns each fold's final runs, the same number for each fold."""
     folds = []
     for some in _group(rows, "fold").values():
         finals = [row for row in some if row["kind"] == FINAL]
         if finals:
             hyper = finals[-1]["hyper"]
             folds.append([row for row in finals if row["hyper"] == hyper])
-    if not folds:
-        return None
-    seeds = min(map(len, folds))
-    folds = [finals[:seeds] for finals in folds]
-    # [Q, seeds] of each fold
-    right = [
-        np.stack([ranking.unpack(row["ranks"]) == 1 for row in finals], 1)
-        for finals in folds
-    ]
-    codes, start = [], 0
-    for finals in folds:
-        codes.append(ranking.unpack(finals[0]["categories"]) + start)
-        start = int(codes[-1].max(initial=start)) + 1
-    hits, categories = np.concatenate(right), np.concatenate(codes)
-    if len(hits) != len(categories):
-        raise ValueError("ranks and categories differ in length")
-    used = [row for finals in folds for row in finals]
-    weights = [row["queries"] for row in used]
-    return Scores(
-        hits.mean(axis=1),
-        categories,
-        hits.mean(axis=0).tolist(),
-        {
-            key: float(
-                np.average(
-                    [row["measures"][key] for row in used], weights=weights
-                )
-            )
-            for key, _ in MEASURES
-        },
-        used,
-        [row for row in rows if row["kind"] == TRIAL],
-    )
+    seeds = min(map(len, folds), default=0)
+    return [finals[:seeds] for finals in folds]
 
 
 def make_section(
@@ -269,10 +274,6 @@ def make_section(
         if method != reference
         and (difference := _compare(scores[method], ours)) is not None
     }
-    columns = {
-        method: [percent(scores[method].measures[key]) for key, _ in MEASURES]
-        for method in shown
-    }
     best = [
         percent(max(scores[m].measures[key] for m in shown))
         for key, _ in MEASURES
@@ -281,11 +282,7 @@ def make_section(
         Line(
             method,
             method == reference,
-            make_cells(columns[method], best)
-            + tuple(
-                Cell(text, False)
-                for text in _details(scores[method], differences.get(method))
-            ),
+            _cells(scores[method], best, differences.get(method)),
         )
         for method in shown
     ]
@@ -294,8 +291,18 @@ def make_section(
         reference if ours else "",
         lines,
         _plot_differences(title, differences, reference),
-        _plot_tradeoff({m: scores[m] for m in shown}),
+        _plot_tradeoff({method: scores[method] for method in shown}),
     )
+
+
+def _cells(
+    one: Scores,
+    best: Sequence[str],
+    difference: bootstrap.Difference | None,
+) -> tuple[Cell, ...]:
+    measures = [percent(one.measures[key]) for key, _ in MEASURES]
+    details = [Cell(text, False) for text in _details(one, difference)]
+    return (*make_cells(measures, best), *details)
 
 
 def _compare(one: Scores, ours: Scores | None) -> bootstrap.Difference | None:
