@@ -165,12 +165,10 @@ class _Suite:
             self._do(one, runner, count)
 
     def _trials(self, method: Method, fold: Fold) -> list[Run]:
-        space = methods.space(method)
-        # Each method has its own random values.
-        seed = int(identity.hash_json(method.identity())[:8], 16)
+        space, count = methods.space(method), self._plan.budget.trials
         return [
-            Run(TRIAL, method, fold, objectives.draw(space, n, seed), 0, n)
-            for n in range(self._plan.budget.trials if space else 0)
+            Run(TRIAL, method, fold, objectives.draw(space, n, count), 0, n)
+            for n in range(count if space else 0)
         ]
 
     def _finals(

@@ -341,7 +341,7 @@ def _plot_differences(
     return plots.intervals(
         {method: tuple(difference) for method, difference in ordered},
         f"{title}: Identical@1 minus that of {reference}",
-        f"Identical@1 minus that of “{reference}”, percentage points",
+        "difference in Identical@1, percentage points",
         0.0,
     )
 

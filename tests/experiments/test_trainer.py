@@ -78,7 +78,7 @@ def test_training_lowers_every_loss(loss, data):
     config.model.fusion = "average" if loss == "cosface" else "image_only"
     objective = OBJECTIVES[loss]
     space = {**objectives.SHARED, **objective.space}
-    hyper = objectives.draw(space, 0, 0)
+    hyper = objectives.draw(space, 0, 3)
     if loss == "triplet":
         hyper["margin"] = 1.0  # the default is met from the start
     found = {}
@@ -105,7 +105,7 @@ def test_runs_depend_on_their_arguments_only(data):
         *(config, objective, features, fold.split("train")), steps=3, pairs=4
     )
     space = {**objectives.SHARED, **objective.space}
-    first, second = (objectives.draw(space, trial, 0) for trial in (0, 1))
+    first, second = (objectives.draw(space, trial, 3) for trial in (0, 1))
     one = made.train(first, 0)
     others = [made.train(first, 1), made.train(second, 0)]
     assert made.train(first, 0).loss == one.loss

@@ -149,7 +149,7 @@ def test_heads_are_compared_with_the_exact_head():
     )
     assert "Identical@1 against the time per step" in page
     assert "knn, M = 10%" in page
-    assert f"minus that of “{suites.EXACT}”" in page
+    assert f"Difference to “{suites.EXACT}”" in page
 
 
 def test_damage_is_explained(rows, tmp_path, capsys):
