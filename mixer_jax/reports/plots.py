@@ -169,7 +169,7 @@ def intervals(
     Returns:
       An `<svg>` element.
     """
-    figure, axes = _panel(6.4, 0.8 + 0.25 * len(values))
+    figure, axes = _panel(5.4, 0.8 + 0.25 * len(values))
     for row, (value, low, high) in enumerate(values.values()):
         # An interval that excludes the level has the first color.
         apart = level is None or low > level or high < level

@@ -124,9 +124,9 @@ def test_intervals_are_drawn_in_order():
     taller = plots.intervals(
         {str(number): (1.0, 0.5, 2.0) for number in range(12)}, "", "points"
     )
-    heights = [
-        float(one.split('viewBox="')[1].split()[3][:-1])
+    low, high = (
+        float(re.search(r'viewBox="0 0 \S+ ([\d.]+)"', one)[1])
         for one in (svg, taller)
-    ]
-    assert heights[1] - heights[0] == 10 * 0.25 * 72
+    )
+    np.testing.assert_allclose(high - low, 10 * 0.25 * 72)  # points
     assert "var(--series-5)" not in taller
