@@ -3,7 +3,7 @@
 import base64
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +27,14 @@ class Ranked(NamedTuple):
       categories: the counted queries' categories, as positions in the sorted
         category IDs of the ranked samples, int32 [Q].
       documents: the number of documents in the largest gallery.
+      parts: Identical@1 of each part, by the name of its split, as a mean.
     """
 
     measures: dict[str, float | None]
     ranks: np.ndarray
     categories: np.ndarray
     documents: int
+    parts: dict[str, metrics.Mean]
 
 
 def rank(embed: Embed, frame: pd.DataFrame, mesh: Mesh) -> Ranked:
@@ -46,22 +48,27 @@ def rank(embed: Embed, frame: pd.DataFrame, mesh: Mesh) -> Ranked:
       mesh: the devices that search the documents.
     """
     ids = table.category_index(frame)
-    parts = [
-        _rank_part(embed, part, ids, mesh)
-        for _, part in frame.groupby("split", sort=True)
-    ]
+    parts = {
+        str(split): _rank_part(embed, part, ids, mesh)
+        for split, part in frame.groupby("split", sort=True)
+    }
     means = {
         name: functools.reduce(
-            metrics.Mean.merge, [part.means[name] for part in parts]
+            metrics.Mean.merge, [part.means[name] for part in parts.values()]
         )
         for name in evaluate.MEASURES
     }
     return Ranked(
         {name: mean.value for name, mean in means.items()},
-        np.concatenate([part.ranks for part in parts]).astype(np.int32),
-        np.concatenate([part.categories for part in parts]).astype(np.int32),
-        max(part.documents for part in parts),
+        _join(part.ranks for part in parts.values()),
+        _join(part.categories for part in parts.values()),
+        max(part.documents for part in parts.values()),
+        {name: part.means["identical_at_1"] for name, part in parts.items()},
     )
+
+
+def _join(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([*arrays]).astype(np.int32)
 
 
 class _Part(NamedTuple):

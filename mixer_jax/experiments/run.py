@@ -225,6 +225,8 @@ class _Suite:
             "queries": len(found.ranks),
             "documents": found.documents,
             "measures": found.measures,
+            # Hits at rank 1 and queries of each part.
+            "parts": {name: list(part) for name, part in found.parts.items()},
             "figures": result.figures,
             "rank_seconds": round(time.perf_counter() - begin, 3),
         }

@@ -5,46 +5,20 @@ with another budget, only those like the last one in the file are shown.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import markupsafe
 import numpy as np
 
-from mixer_jax.experiments import ranking, results_log, suites
-from mixer_jax.experiments.results_log import FINAL, TRIAL, Row
+from mixer_jax.experiments import results_log, suites
+from mixer_jax.experiments.results_log import FINAL, Row
 from mixer_jax.reports import bootstrap, page, plots, templates
+from mixer_jax.reports import scores as scores_lib
 from mixer_jax.reports.results import Cell, make_cells, percent
+from mixer_jax.reports.scores import MEASURES, Scores
 from mixer_jax.runtime import paths
 from mixer_jax.runtime.errors import UserError
-
-# Measures in the table: (key, heading).
-MEASURES = (
-    ("identical_at_1", "Identical@1"),
-    ("identical_at_5", "Identical@5"),
-    ("map_at_r", "MAP@R"),
-    ("mrr", "MRR"),
-)
-
-
-class Scores(NamedTuple):
-    """The final runs of one method on one data set, Q queries of all folds.
-
-    Attributes:
-      hits: the share of seeds with a right first answer, f64 [Q].
-      categories: the queries' categories, int [Q]; folds share none.
-      by_seed: Identical@1 of each seed.
-      measures: means over seeds and queries.
-      rows: the rows of the final runs.
-      trials: the rows of the validation trials.
-    """
-
-    hits: np.ndarray
-    categories: np.ndarray
-    by_seed: list[float]
-    measures: dict[str, float]
-    rows: list[Row]
-    trials: list[Row]
 
 
 class Line(NamedTuple):
@@ -131,8 +105,10 @@ def render(title: str, rows: Sequence[Row], file: os.PathLike) -> str:
     """
     try:
         data = [
-            _data(suite, name, _current(some))
-            for (suite, name), some in _group(rows, "suite", "data").items()
+            _data(suite, name, scores_lib.current(some))
+            for (suite, name), some in scores_lib.group(
+                rows, "suite", "data"
+            ).items()
             if any(row["kind"] == FINAL for row in some)
         ]
     except (LookupError, TypeError, ValueError) as error:
@@ -149,38 +125,15 @@ def render(title: str, rows: Sequence[Row], file: os.PathLike) -> str:
     )
 
 
-def _group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
-
-
-def _current(rows: Sequence[Row]) -> list[Row]:
-    """Leaves out runs on other data, or with other budgets, than the last."""
-    last = {row["fold"]: row["content"] for row in rows}
-
-    def kind(row: Row) -> dict[str, Any]:
-        """Returns the part of the budget that results depend on."""
-        repeats = ("trials", "seeds")
-        return {k: v for k, v in row["budget"].items() if k not in repeats}
-
-    return [
-        row
-        for row in rows
-        if row["content"] == last[row["fold"]] and kind(row) == kind(rows[-1])
-    ]
-
-
 def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
     """Returns the values of the template for one suite and data set."""
     scores = {
         method: found
-        for (method,), some in _group(rows, "method").items()
-        if (found := score(some)) is not None
+        for (method,), some in scores_lib.group(rows, "method").items()
+        if (found := scores_lib.score(some)) is not None
     }
     first = next(iter(scores.values()))
-    sections = _group((s.rows[0] for s in scores.values()), "section")
+    sections = scores_lib.group((s.rows[0] for s in scores.values()), "section")
     return {
         "suite": suite,
         "name": name,
@@ -193,6 +146,8 @@ def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
             make_section(title, [row["method"] for row in some], scores)
             for (title,), some in sections.items()
         ],
+        "parts": sorted(first.parts),
+        "by_part": _by_part(scores),
         "searches": [
             one
             for method in scores
@@ -201,53 +156,21 @@ def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def score(rows: Sequence[Row]) -> Scores | None:
-    """Returns the scores of one method; None if it has no final run.
-
-    Args:
-      rows: all rows of a method on a data set. If a larger search has chosen
-        other hyper-parameters, a fold's earlier final runs are left out.
-    """
-    folds = _final_runs(rows)
-    if not folds:
-        return None
-    hits, categories, start = [], [], 0
-    for finals in folds:
-        ranks_QxS = np.stack(
-            [ranking.unpack(row["ranks"]) for row in finals], 1
+def _by_part(scores: Mapping[str, Scores]) -> list[Line]:
+    """Returns a line with Identical@1 of each part for each method."""
+    names = sorted(next(iter(scores.values())).parts)
+    best = [
+        percent(max(one.parts[name] for one in scores.values()))
+        for name in names
+    ]
+    return [
+        Line(
+            method,
+            method in suites.REFERENCES,
+            make_cells([percent(one.parts[name]) for name in names], best),
         )
-        hits.append(ranks_QxS == 1)
-        categories.append(ranking.unpack(finals[0]["categories"]) + start)
-        start = int(categories[-1].max(initial=start)) + 1
-    hits_QxS, category_Q = np.concatenate(hits), np.concatenate(categories)
-    if len(hits_QxS) != len(category_Q):
-        raise ValueError("ranks and categories differ in length")
-    used = [row for finals in folds for row in finals]
-    queries = [row["queries"] for row in used]
-    means = {
-        key: np.average([row["measures"][key] for row in used], weights=queries)
-        for key, _ in MEASURES
-    }
-    return Scores(
-        hits_QxS.mean(axis=1),
-        category_Q,
-        hits_QxS.mean(axis=0).tolist(),
-        means,
-        used,
-        [row for row in rows if row["kind"] == TRIAL],
-    )
-
-
-def _final_runs(rows: Sequence[Row]) -> list[list[Row]]:
-    """Returns each fold's final runs, the same number for each fold."""
-    folds = []
-    for some in _group(rows, "fold").values():
-        finals = [row for row in some if row["kind"] == FINAL]
-        if finals:
-            hyper = finals[-1]["hyper"]
-            folds.append([row for row in finals if row["hyper"] == hyper])
-    seeds = min(map(len, folds), default=0)
-    return [finals[:seeds] for finals in folds]
+        for method, one in scores.items()
+    ]
 
 
 def make_section(
@@ -375,7 +298,7 @@ def _plot_tradeoff(
 
 def _searches(method: str, one: Scores) -> list[Search]:
     found = []
-    for (fold,), trials in _group(one.trials, "fold").items():
+    for (fold,), trials in scores_lib.group(one.trials, "fold").items():
         final = next(row for row in one.rows if row["fold"] == fold)
         values = [percent(row["measures"]["identical_at_1"]) for row in trials]
         chosen = [f"{key} {value:g}" for key, value in final["hyper"].items()]

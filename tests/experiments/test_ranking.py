@@ -56,6 +56,16 @@ def test_ranks_match_a_slow_ranking():
     assert found.documents == 30
     assert set(found.measures) == set(evaluate.MEASURES)
     assert found.measures["identical_at_1"] == np.mean(np.array(ranks) == 1)
+    assert set(found.parts) == {"test/a", "test/b"}
+    by_part = [
+        ranking.rank(
+            lambda rows: vectors[rows["place"]],
+            frame[frame["split"] == part],
+            make_mesh(),
+        ).measures["identical_at_1"]
+        for part in found.parts
+    ]
+    assert [mean.value for mean in found.parts.values()] == by_part
     mrr = np.mean(1 / np.array(ranks))
     np.testing.assert_allclose(found.measures["mrr"], mrr)
 

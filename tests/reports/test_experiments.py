@@ -7,7 +7,7 @@ import pytest
 
 from mixer_jax import report
 from mixer_jax.experiments import ranking, results_log, suites
-from mixer_jax.reports import bootstrap, experiments
+from mixer_jax.reports import bootstrap, experiments, scores
 from mixer_jax.runtime.errors import UserError
 
 BUDGET = {"trials": 2, "seeds": 2, "steps": 10, "pairs": 8}
@@ -31,6 +31,7 @@ def row(method, ranks, *, seed=1, fold="a", kind="final", **changes):
         "budget": BUDGET,
         "queries": len(ranks),
         "documents": 30,
+        "parts": {"test/a": [3.0, 4], "test/b": [1.0, 2]},
         "measures": {
             "identical_at_1": float(np.mean(np.array(ranks) == 1)),
             **dict.fromkeys(("identical_at_5", "map_at_r", "mrr"), 0.5),
@@ -74,15 +75,16 @@ def test_page_has_every_method(rows, tmp_path, capsys):
         assert f'<th scope="row">{method}</th>' in page
     assert "10 test queries of 5 categories rank up to 30 documents" in page
     assert page.count('role="img"') == 2  # one plot per section
+    assert '<th scope="col">test/b</th>' in page
     assert "<td>60.0</td><td>learning_rate 0.001</td>" in page
 
 
 def test_figures_are_means_over_seeds(rows):
-    one = experiments.score(rows[:3])
+    one = scores.score(rows[:3])
     assert one.by_seed == [0.6, 0.5]
     assert one.measures["identical_at_1"] == pytest.approx(0.55)
     assert one.hits.tolist() == [1, 0, 1, 0, 0, 1, 0.5, 1, 1, 0]
-    ours = experiments.score(rows[3:5])
+    ours = scores.score(rows[3:5])
     section = experiments.make_section(
         "Losses",
         ["triplets", suites.OURS],
@@ -102,18 +104,6 @@ def test_figures_are_means_over_seeds(rows):
     ]
     assert found[suites.OURS][0] == "90.0"
     assert [line.ours for line in section.lines] == [False, True]
-
-
-def test_folds_are_pooled_by_their_queries():
-    some = [
-        row("triplets", ranks, fold=fold, seed=seed)
-        for fold, ranks in (("a", OURS), ("b", OTHER[:6]))
-        for seed in (1, 2)
-    ]
-    found = experiments.score(some)
-    assert len(found.hits) == 16
-    assert sorted(set(found.categories)) == list(range(8))
-    assert found.measures["identical_at_1"] == pytest.approx(12 / 16)
 
 
 def test_only_runs_like_the_last_are_shown(rows):
