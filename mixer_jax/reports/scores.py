@@ -49,6 +49,8 @@ def group(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
 
 def current(rows: Sequence[Row]) -> list[Row]:
     """Leaves out runs on other data, or with other budgets, than the last."""
+    # The files of two machines may have the same runs.
+    rows = list({(row["key"], row["method"]): row for row in rows}.values())
     last = {row["fold"]: row["content"] for row in rows}
 
     def kind(row: Row) -> dict[str, Any]:

@@ -31,11 +31,13 @@ def test_folds_count_with_the_same_number_of_seeds():
 def test_only_rows_like_the_last_are_current():
     last = [row("triplets", OURS), row("triplets", OURS, fold="b")]
     others = [
-        row("triplets", WORSE, content="other"),
-        row("triplets", WORSE, budget=BUDGET | {"steps": 9}),
+        row("triplets", WORSE, content="other", key="1"),
+        row("triplets", WORSE, budget=BUDGET | {"steps": 9}, key="2"),
     ]
-    more = row("triplets", OTHER, budget=BUDGET | {"seeds": 9})
+    more = row("triplets", OTHER, budget=BUDGET | {"seeds": 9}, key="3")
     assert scores.current([*others, more, *last]) == [more, *last]
+    # Files of two machines, one after the other.
+    assert scores.current([*last, *last]) == last
 
 
 def test_damaged_rows_are_errors():
