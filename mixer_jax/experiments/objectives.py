@@ -149,7 +149,7 @@ OBJECTIVES = {
         ),
         _proxies,
         {
-            "scale": Range(8.0, 64.0, 16.0),
+            "scale": Range(2.0, 64.0, 16.0),
             "margin": Range(0.0, 0.4, 0.2, log=False),
             "loss_rate": _CLASS_RATE,
         },
@@ -194,7 +194,7 @@ OBJECTIVES = {
         ),
         _proxies,
         {
-            "alpha": Range(8.0, 64.0, 32.0),
+            "alpha": Range(2.0, 64.0, 32.0),
             "delta": Range(0.0, 0.4, 0.1, log=False),
             "loss_rate": _CLASS_RATE,
         },
@@ -206,6 +206,7 @@ OBJECTIVES = {
             b.both, b.labels, p["proxies"], h["scale"]
         ),
         _proxies,
+        # A squared distance has twice the cosine: the same factors as above.
         {"scale": Range(1.0, 32.0, 9.0), "loss_rate": _CLASS_RATE},
         "Proxy-NCA (arXiv 1703.07464)",
         has_classes=True,
