@@ -3,6 +3,7 @@
     python -m mixer_jax.report --workdir=runs/quickstart
     python -m mixer_jax.report --categories=runs/quickstart \
         --truth=runs/quickstart/data/medium.csv
+    python -m mixer_jax.report --experiments=runs/experiments
 
 For a run, the page shows the contents of its folder: metrics, examples found by
 the last stage's model, training curves, monitors and the quality of the
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer_jax.data.tables import table
-from mixer_jax.reports import categories, run
+from mixer_jax.reports import categories, experiments, run
 from mixer_jax.runtime import command, numbers, parsing, terminal
 from mixer_jax.runtime import mesh as mesh_lib
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     source.add_argument("--workdir", help="the run's folder")
     source.add_argument("--categories", help="the output folder of categorize")
+    source.add_argument("--experiments", help="the --out of experiments")
     add("--table", default="", help="the evaluated table, if moved")
     add("--training-table", default="", help="the training table, if moved")
     add("--log", default="", help="the click log read by categorize")
@@ -34,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", default="", help="the page (default: report/index.html)")
     add("--max-skipped", type=numbers.share, help=table.MAX_SKIPPED_HELP)
     given = parser.parse_args(arguments)
-    if given.workdir and (given.log or given.truth):
+    if not given.categories and (given.log or given.truth):
         parser.error("--log and --truth require --categories.")
-    if given.categories and (given.table or given.training_table):
+    if not given.workdir and (given.table or given.training_table):
         parser.error("--table and --training-table require --workdir.")
     return command.run(lambda: _report(given))
 
@@ -52,10 +54,12 @@ def _report(given: argparse.Namespace) -> None:
             max_skipped=given.max_skipped,
             say=terminal.say,
         )
-    else:
+    elif given.categories:
         path = categories.build(
             given.categories, given.log, given.truth, given.out
         )
+    else:
+        path = experiments.build(given.experiments, given.out, terminal.say)
     terminal.say(f"Wrote {path}")
 
 

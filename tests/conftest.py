@@ -23,6 +23,7 @@ from absl import flags
 from PIL import Image
 
 from mixer_jax.data.tables import table
+from mixer_jax.experiments import frozen
 from mixer_jax.runtime.mesh import make_mesh
 from mixer_jax.training import state as state_lib
 from mixer_jax.training.checkpoint import checkpoints, workdir
@@ -288,3 +289,28 @@ def disk(tmp_path):
 def tiny_towers(monkeypatch):
     """Random towers with tiny encoders, as if loaded from a workdir."""
     return tiny_models.make(monkeypatch.setitem)
+
+
+_SPLITS = {"red": "val", "green": "val", "blue": "test", "yellow": "test"}
+
+
+@pytest.fixture
+def tiny_table(colors):
+    """A table with two categories in each of train, val and test."""
+    root, frame = colors
+    parts = frame["split"].str.partition("/")[2]
+    splits = frame["category_id"].map(_SPLITS).fillna("train")
+    path = root / "folds" / "one.csv"
+    path.parent.mkdir()
+    images = f"{root}/" + frame["image"]
+    table.write_table(
+        frame.assign(split=splits + "/" + parts, image=images), path
+    )
+    return path
+
+
+@pytest.fixture
+def tiny_encoders(tiny_towers, monkeypatch):
+    """Replaces the pretrained encoders with tiny, random ones."""
+    monkeypatch.setattr(frozen, "load", lambda size, length: tiny_towers)
+    return tiny_towers

@@ -19,6 +19,7 @@ from mixer_jax import (
 )
 from mixer_jax.data import check, read
 from mixer_jax.demo import simulate
+from mixer_jax.experiments import __main__ as experiments
 
 
 class Inputs(NamedTuple):
@@ -29,12 +30,14 @@ class Inputs(NamedTuple):
       table: the run's table.
       shop: a folder of categories and their click log.
       album: a folder with two categories of three images each.
+      folds: a table with the splits train, val and test, if there is one.
     """
 
     run: pathlib.Path
     table: pathlib.Path
     shop: pathlib.Path
     album: pathlib.Path
+    folds: pathlib.Path | None = None
 
 
 class Command(NamedTuple):
@@ -122,6 +125,14 @@ COMMANDS = {
             "--neighbors=5",
         ],
         "",
+    ),
+    "experiments": Command(
+        experiments.main,
+        lambda i, out: (
+            ["--suite=main", "--methods=frozen", f"--data=colors={i.folds}"]
+            + [f"--out={out}"]
+        ),
+        "made",
     ),
     "categorize": Command(
         categorize.main,

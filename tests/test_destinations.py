@@ -30,10 +30,14 @@ WRITERS = [name for name, command in COMMANDS.items() if command.name]
 
 
 @pytest.fixture
-def inputs(color_run, colors, shop, tmp_path):
+def inputs(tiny_encoders, color_run, colors, shop, tiny_table, tmp_path):
     every_command.draw_album(tmp_path / "album")
     return every_command.Inputs(
-        color_run, colors[0] / "colors.csv", shop, tmp_path / "album"
+        color_run,
+        colors[0] / "colors.csv",
+        shop,
+        tmp_path / "album",
+        tiny_table,
     )
 
 
@@ -220,7 +224,8 @@ def test_folder_in_place_of_a_file_is_rejected_before_the_work(
     arguments = command.arguments(inputs, out)
     assert command.main(arguments) == 0
     made = {*place.rglob("*")} - there if place.is_dir() else {place}
-    for file in made:
+    # Stored features are opened only if a run needs them.
+    for file in (path for path in made if "features" not in path.parts):
         content = file.read_bytes()
         file.unlink()
         file.mkdir()

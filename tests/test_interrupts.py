@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mixer_jax import categorize, index, serve
-from mixer_jax.experiments import granularity
+from mixer_jax.experiments import granularity, results_log
 from mixer_jax.runtime import command as command_lib
 from mixer_jax.service import server
 from tests import every_command
@@ -26,7 +26,15 @@ MOMENTS = (0.0, 0.3, 0.6, 0.9, 1.0)
 
 
 @pytest.fixture
-def inputs(color_run, colors, own_shop, tmp_path, monkeypatch):
+def inputs(
+    tiny_encoders,
+    color_run,
+    colors,
+    own_shop,
+    tiny_table,
+    tmp_path,
+    monkeypatch,
+):
     every_command.draw_album(tmp_path / "album")
 
     def image_features(name, paths, size):
@@ -39,7 +47,11 @@ def inputs(color_run, colors, own_shop, tmp_path, monkeypatch):
     monkeypatch.setattr(categorize.features, "image_features", image_features)
     monkeypatch.setattr(categorize.features, "text_features", text_features)
     return every_command.Inputs(
-        color_run, colors[0] / "colors.csv", own_shop, tmp_path / "album"
+        color_run,
+        colors[0] / "colors.csv",
+        own_shop,
+        tmp_path / "album",
+        tiny_table,
     )
 
 
@@ -76,6 +88,13 @@ class CallCounter:
             signal.raise_signal(signal.SIGINT)
 
 
+def forget(inputs, out):
+    """Deletes finished measurements, which would not be repeated."""
+    kept = [*inputs.shop.rglob(granularity.KEPT)]
+    for finished in (*kept, *out.glob(results_log.NAME)):
+        finished.unlink()
+
+
 def outputs(inputs, out):
     """Returns the files that a command may write, with their contents."""
     found = dict(every_command.contents(out.parent))
@@ -96,6 +115,7 @@ def test_interrupted_command_leaves_no_partial_files(
     arguments = command.arguments(inputs, out)
     # The second run reuses the programs compiled by the first.
     for _ in range(2):
+        forget(inputs, out)
         with CallCounter() as calls:
             assert command.main(arguments) == 0
     total = calls.count
@@ -103,8 +123,7 @@ def test_interrupted_command_leaves_no_partial_files(
     wanted = outputs(inputs, out).keys()
     for moment in MOMENTS:
         capsys.readouterr()
-        for finished in inputs.shop.rglob(granularity.KEPT):
-            finished.unlink()  # A resumed sweep would make fewer calls.
+        forget(inputs, out)
         with CallCounter(stop_at=1 + round(moment * (total - 6))):
             assert command.main(arguments) == command_lib.INTERRUPTED, moment
         error = capsys.readouterr().err

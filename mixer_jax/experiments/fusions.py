@@ -8,7 +8,8 @@ which were fine-tuned for the model's own fusion.
 import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -106,7 +107,13 @@ def with_paths(frame: pd.DataFrame, root: str | os.PathLike) -> pd.DataFrame:
 
 
 def encode(
-    trained: Trained, frame: pd.DataFrame, folder: str | os.PathLike, mesh: Mesh
+    trained: Trained,
+    frame: pd.DataFrame,
+    folder: str | os.PathLike,
+    mesh: Mesh,
+    *,
+    content: str = "",
+    say: Callable[[str], None] = lambda text: None,
 ) -> feature_store.FeatureStore:
     """Computes the encoders' features of each image and text of a table.
 
@@ -115,6 +122,9 @@ def encode(
       frame: samples with the column `path`, see `with_paths`.
       folder: the folder for the features.
       mesh: the devices to split batches over.
+      content: a hash of the rows and of the images' bytes; a folder with the
+        features of the same content is reused.
+      say: called with messages about the features.
     """
     config = trained.config
     frame = frame.assign(image=frame.path)
@@ -122,6 +132,7 @@ def encode(
         samples=samples_lib.from_frame(frame),
         source=pipeline.FileSource(frame, "/"),
         tokenizer=text.load(config.data.tokenizer, config.data.text_length),
+        content=content,
     )
     return feature_store.make(
         folder,
@@ -130,7 +141,7 @@ def encode(
         trained.model,
         trained.variables,
         mesh,
-        lambda text: None,
+        say,
     )
 
 
@@ -141,11 +152,14 @@ class Fitted(NamedTuple):
       embed: embeds samples of one role, which need the column `place`.
       proxies: `[C_pad, n D]`.
       category_ids: the category IDs of the proxies' rows.
+      step_seconds: mean wall time per step, without the first step, which
+        compiles; 0 with a single step.
     """
 
     embed: evaluate.Embed
     proxies: jax.Array
     category_ids: list[str]
+    step_seconds: float = 0.0
 
 
 def train(
@@ -245,7 +259,7 @@ def train(
         step = step or step_lib.make_train_step(
             config, model, head, optimizer, row_optimizer, rates, state, mesh
         )
-        label = f"Training the fusion {config.model.fusion}"
+        label, begin = f"Training the fusion {config.model.fusion}", 0.0
         for number in progress.track(range(config.steps), label):
             if number and number % config.head.refresh == 0:
                 state = state.replace(graph=head.build_graph(state.proxies))
@@ -257,8 +271,12 @@ def train(
             batch = mesh_lib.put_batch(batch, mesh)
             # jax.random.key also keeps the low bits of a long integer.
             state, _ = step(state, batch, np.int64(seed).astype(np.int32))
+            if not number:
+                jax.block_until_ready(state)
+                begin = time.perf_counter()
         fitted = functools.partial(embed, jax.device_get(state.params))
-        yield Fitted(fitted, state.proxies, ids)
+        seconds = (time.perf_counter() - begin) / max(config.steps - 1, 1)
+        yield Fitted(fitted, state.proxies, ids, seconds)
 
 
 def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:

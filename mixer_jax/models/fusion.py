@@ -6,6 +6,8 @@ masks has_image and has_text, bool [B]; it returns [B, D]. A missing image or
 text is masked out, so that all shapes stay static.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -34,6 +36,7 @@ class Fusion(nn.Module):
     # Class attributes, not fields: they are the same for all instances.
     uses_text = True  # if False, the model needs no text encoder
     adds_to_image = True  # the result is the projected image plus other terms
+    attends = False  # the result depends on more than the patches' mean
 
     dim: int
     dtype: jnp.dtype = jnp.float32
@@ -55,6 +58,8 @@ class ConceptAttention(Fusion):
     values, so that the image dominates at first: a large random text term
     would let the model memorize the training categories.
     """
+
+    attends = True
 
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
@@ -139,3 +144,91 @@ class ImageOnly(Fusion):
         del concept_BxD, has_text_B
         image_BxD = self.project(patches_BxPxC.mean(1), "image")
         return image_BxD * has_image_B[:, None]
+
+
+@register("text_only")
+class TextOnly(Fusion):
+    """Baseline W_c c, which ignores the image."""
+
+    adds_to_image = False
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        del patches_BxPxC, has_image_B
+        return self.project(concept_BxD, "concept") * has_text_B[:, None]
+
+
+@register("gated")
+class Gated(Fusion):
+    """Elementwise mix g * image + (1 - g) * text with a learned gate g.
+
+    g = sigmoid(W_g [image, text] + b_g). A modality that is present alone is
+    returned unchanged.
+
+    References:
+      Arevalo et al., "Gated Multimodal Units for Information Fusion" (arXiv
+      1702.01992).
+    """
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD *= has_image_B[:, None]
+        text_BxD = self.project(concept_BxD, "concept") * has_text_B[:, None]
+        both = jnp.concatenate([image_BxD, text_BxD], -1)
+        gate_BxD = nn.sigmoid(
+            nn.Dense(self.dim, dtype=self.dtype, name="gate")(both)
+        )
+        gate_BxD = jnp.where(has_image_B[:, None], gate_BxD, 0.0)
+        gate_BxD = jnp.where(has_text_B[:, None], gate_BxD, 1.0)
+        return gate_BxD * image_BxD + (1 - gate_BxD) * text_BxD
+
+
+@register("merge")
+class Merge(Fusion):
+    """Joint self-attention over the patches and the concept vector.
+
+    One pre-norm transformer block over P + 1 tokens, followed by the mean over
+    the tokens that are present. The last layers of both branches are
+    initialized to zero, so the block starts as the identity.
+
+    References:
+      Dou et al., "An Empirical Study of Training End-to-End Vision-and-Language
+      Transformers" (arXiv 2111.02387), merged attention, section 3.1.
+    """
+
+    attends = True
+
+    @nn.compact
+    def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
+        """Returns [B, D]; see the module's docstring."""
+        image_BxPxD = self.project(patches_BxPxC, "image")
+        text_BxD = self.project(concept_BxD, "concept")
+        tokens_BxTxD = jnp.concatenate([image_BxPxD, text_BxD[:, None]], 1)
+        mask_BxT = jnp.concatenate(
+            [
+                jnp.repeat(has_image_B[:, None], image_BxPxD.shape[1], 1),
+                has_text_B[:, None],
+            ],
+            1,
+        )
+        tokens_BxTxD += self._attend(tokens_BxTxD, mask_BxT)
+        x = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(tokens_BxTxD)
+        x = nn.Dense(2 * self.dim, dtype=self.dtype, name="hidden")(x)
+        tokens_BxTxD += self.project(
+            nn.gelu(x), "out", kernel_init=nn.initializers.zeros
+        )
+        total_BxD = (tokens_BxTxD * mask_BxT[..., None]).sum(1)
+        return total_BxD / jnp.maximum(mask_BxT.sum(1), 1)[:, None]
+
+    def _attend(self, tokens_BxTxD, mask_BxT):
+        """Returns what each token reads from the tokens that are present."""
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(tokens_BxTxD)
+        return nn.MultiHeadDotProductAttention(
+            num_heads=math.gcd(self.dim, 4),
+            dtype=self.dtype,
+            out_kernel_init=nn.initializers.zeros,
+            name="attention",
+        )(x, mask=mask_BxT[:, None, None, :])

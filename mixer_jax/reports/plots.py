@@ -151,9 +151,43 @@ def histogram(
     return _svg(figure, title)
 
 
-def _panel(width: float) -> tuple[Figure, Axes]:
+@matplotlib.rc_context(_STYLE | {"axes.grid.axis": "x"})
+def intervals(
+    values: Mapping[str, tuple[float, float, float]],
+    title: str,
+    label: str,
+    level: float | None = None,
+) -> markupsafe.Markup:
+    """Draws a dot and an interval in a row of its own for each name.
+
+    Args:
+      values: `{name: (value, low, high)}`, from top to bottom.
+      title: the label of the drawing for screen readers.
+      label: the label of the horizontal axis.
+      level: a reference value, drawn as a dashed vertical line.
+
+    Returns:
+      An `<svg>` element.
+    """
+    figure, axes = _panel(5.4, 0.8 + 0.25 * len(values))
+    for row, (value, low, high) in enumerate(values.values()):
+        # An interval that excludes the level has the first color.
+        apart = level is None or low > level or high < level
+        color = _SERIES[0] if apart else _SERIES[-1]
+        axes.plot([low, high], [row, row], color=color, linewidth=1.5)
+        axes.plot([value], [row], "o", color=color, markersize=4.5)
+    if level is not None:
+        axes.axvline(level, **_DASHED)
+    axes.set_yticks(range(len(values)), [printable(name) for name in values])
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.set_xlabel(label)
+    return _svg(figure, title)
+
+
+def _panel(width: float, height: float = 2.2) -> tuple[Figure, Axes]:
     # Do not use pyplot, which would keep every figure in memory.
-    figure = Figure(figsize=(width, 2.2), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
     axes.patch.set_alpha(0)

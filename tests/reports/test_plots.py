@@ -108,3 +108,25 @@ def test_unwritable_home_causes_no_warning():
         check=True,
     )
     assert done.stderr == b""
+
+
+def test_intervals_are_drawn_in_order():
+    svg = plots.intervals(
+        {"above": (1.0, 0.5, 2.0), "either <side>": (0.1, -1.0, 1.2)},
+        "Differences",
+        "points",
+        0.0,
+    )
+    assert svg.index("above") < svg.index("either &lt;side&gt;")
+    # Two rows: the interval that includes the level has the gray color.
+    assert "var(--series-1)" in svg
+    assert "var(--series-5)" in svg
+    taller = plots.intervals(
+        {str(number): (1.0, 0.5, 2.0) for number in range(12)}, "", "points"
+    )
+    low, high = (
+        float(re.search(r'viewBox="0 0 \S+ ([\d.]+)"', one)[1])
+        for one in (svg, taller)
+    )
+    np.testing.assert_allclose(high - low, 10 * 0.25 * 72)  # points
+    assert "var(--series-5)" not in taller

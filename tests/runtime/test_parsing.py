@@ -28,10 +28,12 @@ PATHS = [
     ("demo.emoji_vendors", ["--out=o"], "--package"),
     ("embed", ["--workdir=w", "--out=o"], "--table"),
     ("evaluate", ["--workdir=w"], "--out"),
+    ("experiments.__main__", ["--suite=s", "--data=a=b"], "--out"),
     ("export", ["--out=o"], "--workdir"),
     ("index", ["build", "--workdir=w", "--table=t"], "--out"),
     ("report", ["--workdir=w"], "--out"),
     ("report", [], "--categories"),
+    ("report", [], "--experiments"),
     ("serve", [], "--index"),
     ("sweep", [], "--categories"),
 ]

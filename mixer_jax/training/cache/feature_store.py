@@ -61,9 +61,13 @@ class FeatureStore(stored.StoredContent):
         rows = np.asarray(rows)
         image = np.where(rows >= 0, self._inputs.samples.images[rows], -1)
         batch = {"patches": stored.take(self._patches, image)}
-        if role == table.DOCUMENT:
-            batch |= {"has_image": image >= 0} | self._texts.read(rows)
-        return batch
+        return batch if role == table.QUERY else batch | self.texts(rows)
+
+    def texts(self, rows: np.ndarray) -> stored.Batch:
+        """Returns what `batch` adds for documents."""
+        rows = np.asarray(rows)
+        image = np.where(rows >= 0, self._inputs.samples.images[rows], -1)
+        return {"has_image": image >= 0} | self._texts.read(rows)
 
 
 def make(

@@ -47,6 +47,10 @@ class Appended:
             error.filename = str(self._path)
             raise
 
+    def sync(self) -> None:
+        """Waits until all records are on the disk."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
