@@ -103,8 +103,16 @@ def make_model(config: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Mixer:
         dropout=config.image.dropout,
         drop_path=config.image.drop_path,
         remat=config.image.remat,
+        hypercolumns=config.image.hypercolumns,
         dtype=dtype,
     )
+    if config.image.hypercolumns and not getattr(
+        image_encoder, "hypercolumns", False
+    ):
+        raise UserError(
+            f"model.image.hypercolumns is not available for the image encoder "
+            f"{config.image.name}; set it to False, or use an efficientnet."
+        )
     if config.image.chunk and getattr(image_encoder, "batch_norm", "") == (
         "train"
     ):

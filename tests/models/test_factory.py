@@ -91,6 +91,7 @@ def test_pretrained_weights_replace_the_encoders(config):
             "no batch_norm mode.*did you mean 'frozen'",
         ),
         ("image.chunk", 8, "is 8, but batch statistics of resnet.*=frozen or"),
+        ("image.hypercolumns", True, "not available for .*resnet.*False, or"),
     ],
 )
 def test_invalid_values_are_refused_with_valid_ones(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mixer_jax.models.encoders.hypercolumns import hypercolumns
 from mixer_jax.models.encoders.key_map import KeyMap
 from mixer_jax.models.encoders.layers import ConvNorm, normalize_pixels
 from mixer_jax.models.kernels.activations import relu6
@@ -82,7 +83,8 @@ KEYS = KeyMap(
         (r"head", r"_bn1"),
         (r"classifier", r"_fc"),
     ),
-    ignored=r".*\.num_batches_tracked|_fc\..*",
+    # With hypercolumns, the model has no head.
+    ignored=r".*\.num_batches_tracked|(_fc|_conv_head|_bn1)\..*",
 )
 
 
@@ -129,6 +131,8 @@ class EfficientNet(nn.Module):
       classes: number of logits of an added classifier; 0 for no classifier.
       dtype: dtype of the computation; parameters are float32.
       remat: whether the backward pass recomputes each block to save memory.
+      hypercolumns: whether patches hold the outputs of all blocks instead of
+        those of the head; see `hypercolumns.py`.
     """
 
     config: EfficientNetConfig
@@ -136,6 +140,7 @@ class EfficientNet(nn.Module):
     classes: int = 0
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    hypercolumns: bool = False
 
     @nn.compact
     def __call__(
@@ -149,7 +154,8 @@ class EfficientNet(nn.Module):
           train: whether this is a training step.
 
         Returns:
-          Patches [B, P, 1280], or logits [B, classes] with a classifier.
+          Patches [B, P, 1280], or logits [B, classes] with a classifier; with
+          hypercolumns, [B, P, total channels of all blocks].
         """
         batch_stats = train and self.batch_norm == "train"
         x = normalize_pixels(images_BxHxWx3, self.config)
@@ -160,7 +166,7 @@ class EfficientNet(nn.Module):
         block = InvertedResidual
         if self.remat:
             block = nn.remat(block, static_argnums=2)
-        index = 0
+        outputs = []
         for repeats, size, stride, expansion, features in self.config.stages():
             for repeat in range(repeats):
                 x = block(
@@ -169,9 +175,11 @@ class EfficientNet(nn.Module):
                     expansion,
                     features,
                     dtype=self.dtype,
-                    name=f"block{index}",
+                    name=f"block{len(outputs)}",
                 )(x, batch_stats)
-                index += 1
+                outputs.append(x)
+        if self.hypercolumns:
+            return hypercolumns(outputs)
         x = ConvNorm(1280, activation=relu6, dtype=self.dtype, name="head")(
             x, batch_stats
         )
