@@ -32,10 +32,7 @@ def make(set_item):
     Adds the encoders "tiny" to the registry with `set_item`, for example
     `monkeypatch.setitem`.
     """
-    sizes = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
-    text = functools.partial(bert.Bert, sizes)
-    set_item(registry.IMAGE_ENCODERS, "tiny", Quarters)
-    set_item(registry.TEXT_ENCODERS, "tiny", text)
+    add_encoders(set_item)
     config = defaults.defaults()
     config.precision = "float32"
     config.data.image_size = 8
@@ -47,3 +44,11 @@ def make(set_item):
     init = functools.partial(factory.init_variables, model, config)
     variables = jax.jit(init)(jax.random.key(0))
     return checkpoints.Trained(config, model, variables, [], 1)
+
+
+def add_encoders(set_item):
+    """Adds an image encoder and a text encoder named "tiny"; see `make`."""
+    sizes = bert.BertConfig(width=8, layers=1, heads=2, hidden=16)
+    text = functools.partial(bert.Bert, sizes)
+    set_item(registry.IMAGE_ENCODERS, "tiny", Quarters)
+    set_item(registry.TEXT_ENCODERS, "tiny", text)

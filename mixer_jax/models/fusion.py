@@ -42,10 +42,14 @@ class Fusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def project(self, x: jax.Array, name: str, **options) -> jax.Array:
-        """Maps [..., C] to [..., D] without bias; `options` go to Dense."""
-        return nn.Dense(
-            self.dim, use_bias=False, dtype=self.dtype, name=name, **options
-        )(x)
+        """Maps [..., C] to [..., D]; `options` go to Dense."""
+        options = {"use_bias": False} | options
+        return nn.Dense(self.dim, dtype=self.dtype, name=name, **options)(x)
+
+    def project_image(self, x: jax.Array) -> jax.Array:
+        """Maps encodings of the image [..., C] to [..., D]."""
+        # `whitening.apply` sets the bias, which centers them.
+        return self.project(x, "image", use_bias=True)
 
 
 @register("concept_attention")
@@ -77,7 +81,7 @@ class ConceptAttention(Fusion):
         self.sow("intermediates", "weights", weights_BxP)  # for explanations
         # W_v commutes with the weighted mean: project the mean, not P patches.
         answer_BxC = jnp.einsum("bp,bpc->bc", weights_BxP, patches_BxPxC)
-        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD = self.project_image(patches_BxPxC.mean(1))
         image_BxD += self.project(
             answer_BxC, "value", kernel_init=nn.initializers.zeros
         )
@@ -101,7 +105,7 @@ class Average(Fusion):
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
         """Returns [B, D]; see the module's docstring."""
-        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD = self.project_image(patches_BxPxC.mean(1))
         text_BxD = self.project(concept_BxD, "concept")
         count_B = has_image_B.astype(self.dtype) + has_text_B
         total_BxD = (
@@ -119,7 +123,7 @@ class Concat(Fusion):
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
         """Returns [B, D]; see the module's docstring."""
-        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD = self.project_image(patches_BxPxC.mean(1))
         text_BxD = self.project(concept_BxD, "concept")
         both = jnp.concatenate(
             [
@@ -142,7 +146,7 @@ class ImageOnly(Fusion):
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
         """Returns [B, D]; see the module's docstring."""
         del concept_BxD, has_text_B
-        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD = self.project_image(patches_BxPxC.mean(1))
         return image_BxD * has_image_B[:, None]
 
 
@@ -174,7 +178,7 @@ class Gated(Fusion):
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
         """Returns [B, D]; see the module's docstring."""
-        image_BxD = self.project(patches_BxPxC.mean(1), "image")
+        image_BxD = self.project_image(patches_BxPxC.mean(1))
         image_BxD *= has_image_B[:, None]
         text_BxD = self.project(concept_BxD, "concept") * has_text_B[:, None]
         both = jnp.concatenate([image_BxD, text_BxD], -1)
@@ -204,7 +208,7 @@ class Merge(Fusion):
     @nn.compact
     def __call__(self, patches_BxPxC, concept_BxD, has_image_B, has_text_B):
         """Returns [B, D]; see the module's docstring."""
-        image_BxPxD = self.project(patches_BxPxC, "image")
+        image_BxPxD = self.project_image(patches_BxPxC)
         text_BxD = self.project(concept_BxD, "concept")
         tokens_BxTxD = jnp.concatenate([image_BxPxD, text_BxD[:, None]], 1)
         mask_BxT = jnp.concatenate(

@@ -91,7 +91,8 @@ def align(params: Mapping[str, Any]) -> dict[str, Any]:
     layers = params["document_layers"] | {
         "linear": {"kernel": jnp.eye(dim, dtype=shared.dtype)}
     }
-    fusion = params["fusion"] | {"image": {"kernel": shared}}
+    image = params["fusion"]["image"] | {"kernel": shared}
+    fusion = params["fusion"] | {"image": image}
     return {**params, "document_layers": layers, "fusion": fusion}
 
 

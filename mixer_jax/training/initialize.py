@@ -17,6 +17,7 @@ from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import progress, terminal
 from mixer_jax.runtime.tabular import strings
 from mixer_jax.training import state as state_lib
+from mixer_jax.training import whiten
 from mixer_jax.training.checkpoint import checkpoints, row_loading
 from mixer_jax.training.checkpoint import workdir as workdir_lib
 from mixer_jax.training.inputs import Content
@@ -67,6 +68,8 @@ def initial_state(
     )
     console = console or terminal.Console()
     say = functools.partial(terminal.say, console=console)
+    if config.model.init == whiten.NAME and not config.init_from:
+        variables = whiten.whiten(setup, content, variables)
     source = np.full(len(category_ids), -1, np.int32)
     if config.init_from:
         source = _previous_rows(config, category_ids, say)

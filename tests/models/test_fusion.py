@@ -31,6 +31,9 @@ def _run(name):
         for layer, leaves in variables["params"].items()
         if "kernel" in leaves
     }
+    if "image" in kernels:
+        bias = variables["params"]["image"]["bias"]
+        kernels["image bias"] = np.asarray(bias)
     return fusion, variables, kernels, inputs
 
 
@@ -39,7 +42,7 @@ def test_concept_attention_matches_its_equations():
     out = fusion.apply(variables, patches, concept, *masks)
     logits = (patches[0] @ w["key"]) @ (concept[0] @ w["query"]) / np.sqrt(3)
     weights = np.exp(logits) / np.exp(logits).sum()
-    image = patches.mean(1) @ w["image"]
+    image = patches.mean(1) @ w["image"] + w["image bias"]
     full = image[0] + weights @ (patches[0] @ w["value"])
     np.testing.assert_allclose(
         out[0], full + concept[0] @ w["concept"], rtol=1e-4, atol=1e-5
@@ -56,7 +59,8 @@ def test_concept_attention_matches_its_equations():
 def test_average_is_the_mean_of_the_present_parts():
     fusion, variables, w, (patches, concept, *masks) = _run("average")
     out = fusion.apply(variables, patches, concept, *masks)
-    image, text = patches.mean(1) @ w["image"], concept @ w["concept"]
+    image = patches.mean(1) @ w["image"] + w["image bias"]
+    text = concept @ w["concept"]
     expected = [(image[0] + text[0]) / 2, image[1], text[2], 0 * image[3]]
     np.testing.assert_allclose(out, np.stack(expected), rtol=1e-4, atol=1e-5)
 
@@ -64,7 +68,8 @@ def test_average_is_the_mean_of_the_present_parts():
 def test_gated_fusion_mixes_image_and_text():
     fusion, variables, w, (patches, concept, *masks) = _run("gated")
     out = fusion.apply(variables, patches, concept, *masks)
-    image, text = patches.mean(1) @ w["image"], concept @ w["concept"]
+    image = patches.mean(1) @ w["image"] + w["image bias"]
+    text = concept @ w["concept"]
     both = np.concatenate([image[0], text[0]]) @ w["gate"]
     gate = 1 / (1 + np.exp(-both - variables["params"]["gate"]["bias"]))
     mixed = gate * image[0] + (1 - gate) * text[0]

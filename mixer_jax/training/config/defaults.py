@@ -96,6 +96,7 @@ def defaults() -> ConfigDict:
     model.dropout = 0.0  # in the transformation layers
     model.drop_image = 0.0  # share of documents trained without their image
     model.drop_text = 0.0  # share of documents trained without their text
+    model.init = "random"  # of the towers: random, whitened (fitted to pairs)
     model.fusion = "concept_attention"  # or another name in models/fusion.py
     model.slots = 64  # S, the number of slots in the concept memory
     model.memory_norm = "double"  # double, slots
@@ -104,6 +105,7 @@ def defaults() -> ConfigDict:
     # "" for random weights; a name in models/weights/pretrained.py; or a folder
     # or hub name, whose config.json then determines the encoder.
     model.image.pretrained = ""
+    model.image.hypercolumns = False  # efficientnet: outputs of all blocks
     model.image.batch_norm = "train"  # train, frozen (running statistics)
     model.image.dropout = 0.0  # for encoders that have dropout
     model.image.drop_path = 0.1  # swin: share of images that skip a block
@@ -128,14 +130,11 @@ def defaults() -> ConfigDict:
     head.chunk = 2048  # proxies scored at once per device; 65536 suits GPUs
     head.active = 0.1  # sampled, knn, topk: share of proxies in the active set
     head.uniform = 0.2  # knn, topk: share of the active set drawn at random
-    # sampled, knn, topk: weight random rows so that the expected softmax sum
-    # equals the sum over all proxies.
+    # sampled, knn, topk: weight random rows to make the softmax sum unbiased.
     head.importance = False
     head.neighbors = 32  # knn: K of the class graph; topk: k per sample
     head.refresh = 500  # knn: steps between rebuilds of the class graph
-    # knn: dtype in the matrix products that select candidates for the class
-    # graph, which are then rescored in float32.
-    head.graph_products = "float32"
+    head.graph_products = "float32"  # knn: to select candidates for the graph
 
     proxies = config.proxies = ConfigDict()
     proxies.init = "random"  # random, imprint (each category's mean embedding)
@@ -301,6 +300,7 @@ def naming_stage(config: ConfigDict, prefix: str) -> Iterator[None]:
 def _check_values(config: ConfigDict, num_devices: int, prefix: str) -> None:
     choices = {
         "precision": ("float32", "bfloat16"),
+        "model.init": ("random", "whitened"),
         "model.memory_norm": ("double", "slots"),
         "model.image.batch_norm": ("train", "frozen"),
         "head.name": tuple(heads.HEADS),

@@ -1,0 +1,165 @@
+"""Learned whitening: an initial map of image encodings that fits the pairs.
+
+Pairs of a query and a document of the same category show in which directions
+the encodings of one thing differ (in style, light or vendor), and which
+directions tell things apart. The map scales the former down, and keeps the D
+directions in which the variance of all encodings is largest relative to the
+variance within pairs::
+
+    moments = whitening.start(size)
+    for query, document, mask in batches:
+        moments = whitening.add(moments, query, document, mask)
+    params = whitening.apply(params, whitening.solve(moments, dim))
+
+References:
+  Mikolajczyk and Matas, "Improving descriptors for fast tree matching by
+  optimal linear projection", ICCV 2007; Radenovic et al., "CNN image retrieval
+  learns from BoW" (arXiv 1604.02426), section 3.2.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+# The share of the mean variance within pairs that is added in each direction.
+# There are often fewer pairs than directions.
+SHRINKAGE = 0.6
+_SMALLEST = 1e-5  # ratio of variances, relative to the largest, to be kept
+
+
+class Moments(NamedTuple):
+    """Sums over pairs of encodings with C elements, all f32.
+
+    Attributes:
+      count: scalar, the number of pairs.
+      query: `[C]`, the sum of the queries' encodings.
+      document: `[C]`, likewise of the documents.
+      squares: `[C, C]`, the sum of the outer squares of both.
+      differences: `[C, C]`, the sum of the outer squares of the differences.
+    """
+
+    count: jax.Array
+    query: jax.Array
+    document: jax.Array
+    squares: jax.Array
+    differences: jax.Array
+
+
+class Whitening(NamedTuple):
+    """The map x -> (x - mean) kernel, with a mean for each role.
+
+    Attributes:
+      kernel: f32 `[C, D]`.
+      query: f32 `[C]`, the mean encoding of the queries.
+      document: f32 `[C]`, likewise of the documents.
+    """
+
+    kernel: np.ndarray
+    query: np.ndarray
+    document: np.ndarray
+
+
+def start(size: int) -> Moments:
+    """Returns the moments of no pairs, for encodings with `size` elements."""
+    shapes = (), (size,), (size,), (size, size), (size, size)
+    return Moments(*map(jnp.zeros, shapes))  # distinct arrays, to be donated
+
+
+def add(
+    moments: Moments, query: jax.Array, document: jax.Array, mask: jax.Array
+) -> Moments:
+    """Adds pairs to the moments.
+
+    Args:
+      moments: the moments of the previous pairs.
+      query: `[B, C]`, the queries' encodings.
+      document: `[B, C]`; row i belongs to the same category as query i.
+      mask: bool `[B]`, false for rows to ignore.
+    """
+    query, document = (
+        jnp.where(mask[:, None], rows.astype(jnp.float32), 0.0)
+        for rows in (query, document)
+    )
+    difference = query - document
+    return Moments(
+        moments.count + mask.sum(),
+        moments.query + query.sum(0),
+        moments.document + document.sum(0),
+        moments.squares + query.T @ query + document.T @ document,
+        moments.differences + difference.T @ difference,
+    )
+
+
+def solve(
+    moments: Moments, dim: int, shrinkage: float = SHRINKAGE
+) -> Whitening | None:
+    """Returns the whitening of some pairs.
+
+    Args:
+      moments: the moments of the pairs.
+      dim: D, the number of directions. If there are fewer in which encodings
+        vary, the remaining columns of the kernel are zero.
+      shrinkage: see `SHRINKAGE`.
+
+    Returns:
+      The whitening, whose outputs have a mean square of 1 per element, over
+      all encodings and the columns that are not zero; None if the pairs do
+      not differ.
+    """
+    count, query, document, squares, differences = (
+        np.asarray(moment, np.float64) for moment in moments
+    )
+    if count < 2:
+        return None
+    query, document = query / count, document / count
+    means = np.outer(query, query) + np.outer(document, document)
+    total = (squares / count - means) / 2
+    shift = query - document
+    within = (differences / count - np.outer(shift, shift)) / 2
+    noise = shrinkage * np.trace(within) / len(within)
+    if not noise > 0:
+        return None
+    ratios, columns = scipy.linalg.eigh(
+        total,
+        within + noise * np.eye(len(within)),
+        subset_by_index=(max(0, len(total) - dim), len(total) - 1),
+    )
+    # Without variance, there is no direction.
+    size = int((ratios > _SMALLEST * ratios[-1]).sum())
+    columns = columns[:, ::-1][:, :size]
+    # Eigenvectors have no sign of their own.
+    largest = np.abs(columns).argmax(0)
+    columns *= np.sign(columns[largest, np.arange(size)])
+    columns /= np.sqrt(np.einsum("cd,ce,ed->", columns, total, columns) / size)
+    kernel = np.zeros((len(total), dim), np.float32)
+    kernel[:, :size] = columns
+    return Whitening(
+        kernel, query.astype(np.float32), document.astype(np.float32)
+    )
+
+
+def apply(params: Mapping[str, Any], whitening: Whitening) -> dict[str, Any]:
+    """Initializes both towers with a whitening.
+
+    Args:
+      params: the parameters of a `towers.Mixer`.
+      whitening: the result of `solve`.
+
+    Returns:
+      The same tree, with new maps of the images in both towers.
+    """
+    kernel = whitening.kernel
+    layers = params["query_layers"]
+    layers = layers | {
+        "linear": {"kernel": kernel},
+        "out": layers["out"] | {"bias": -whitening.query @ kernel},
+    }
+    fusion = params["fusion"]
+    if "image" in fusion:  # A fusion may ignore the image.
+        image = {"kernel": kernel, "bias": -whitening.document @ kernel}
+        fusion = fusion | {"image": image}
+    return {**params, "query_layers": layers, "fusion": fusion}

@@ -1,0 +1,122 @@
+"""Whitens the towers' maps of the image on pairs of training samples."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mixer_jax.data.tables import samples as samples_lib
+from mixer_jax.data.tables.samples import Samples
+from mixer_jax.models import whitening
+from mixer_jax.runtime import mesh as mesh_lib
+from mixer_jax.runtime import progress
+from mixer_jax.runtime.errors import UserError
+from mixer_jax.training.inputs import Content
+from mixer_jax.training.setup import Setup
+
+PyTree = Any
+
+NAME = "whitened"  # the value of model.init
+PAIRS = 8192  # more change little and take longer to encode
+
+
+def whiten(setup: Setup, content: Content, variables: PyTree) -> PyTree:
+    """Returns the variables with whitened maps of the image in both towers.
+
+    Args:
+      setup: the stage's setup.
+      content: the training samples.
+      variables: the model's initial variables, replicated.
+
+    Raises:
+      UserError: if the towers are frozen, or too few categories have both a
+        query and a document with an image.
+    """
+    config, mesh = setup.config, setup.mesh
+    if not any(setup.rates.values()):
+        raise UserError(
+            f"model.init is {NAME!r}, but optimizer.parts freezes both towers; "
+            "set model.init to 'random'."
+        )
+    moments = _measure(setup, content, variables)
+    found = whitening.solve(moments, config.model.dim)
+    if found is None:
+        raise UserError(
+            f"model.init is {NAME!r}, which needs at least two categories with "
+            "different images of a query and a document; set model.init to "
+            "'random'."
+        )
+    # Other machines may compute other last digits.
+    found = whitening.Whitening(*multihost_utils.broadcast_one_to_all(found))
+    params = whitening.apply(jax.device_get(variables["params"]), found)
+    return jax.device_put(
+        {**variables, "params": params}, mesh_lib.replicated(mesh)
+    )
+
+
+def _measure(
+    setup: Setup, content: Content, variables: PyTree
+) -> whitening.Moments:
+    """Encodes pairs of samples; returns the moments of their encodings."""
+    config, mesh = setup.config, setup.mesh
+    size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
+    rows = pairs(setup.inputs.samples, PAIRS, config.seed)
+
+    @functools.partial(
+        jax.jit, donate_argnums=1, out_shardings=mesh_lib.replicated(mesh)
+    )
+    def add(variables, moments, query, document, mask):
+        def encode(part: PyTree) -> jax.Array:
+            if "patches" in part:
+                return part["patches"].mean(1)
+            return setup.model.apply(
+                variables, part["image"], method="encode_images"
+            ).mean(1)
+
+        mask = mask & document["has_image"]
+        return whitening.add(moments, encode(query), encode(document), mask)
+
+    kernel = variables["params"]["query_layers"]["linear"]["kernel"]
+    moments = jax.device_put(
+        whitening.start(len(kernel)), mesh_lib.replicated(mesh)
+    )
+    streams = [
+        content.evaluation_batches(role, size, part)
+        for role, part in zip(samples_lib.ROLES, rows, strict=True)
+    ]
+    label = "Encoding pairs for the towers"
+    with progress.show(label, len(rows[0])) as count:
+        for query, document in zip(*streams, strict=True):
+            part = {
+                "query": query["query"],
+                "document": document["document"],
+                "mask": query["mask"],
+            }
+            moments = add(variables, moments, **mesh_lib.put_batch(part, mesh))
+            count(query["mask"].sum() * jax.process_count())
+    return jax.device_get(moments)
+
+
+def pairs(
+    samples: Samples, limit: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws pairs of a query and a document of the same category.
+
+    Args:
+      samples: the training samples.
+      limit: the maximum number of pairs, at most one per category.
+      seed: the seed.
+
+    Returns:
+      The positions of the queries and of the documents, int64 `[N]` each.
+    """
+    rng = np.random.default_rng(seed)
+    counts = [samples.counts(role) for role in samples_lib.ROLES]
+    chosen = rng.permutation(np.flatnonzero(np.minimum(*counts)))[:limit]
+    query, document = (
+        samples.by_category[first[chosen] + rng.integers(count[chosen])]
+        for first, count in zip(samples.begins, counts, strict=True)
+    )
+    return query, document
