@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.model.image.name = "efficientnet-lite0"
     config.model.image.pretrained = "efficientnet-lite0"
     config.model.image.batch_norm = "frozen"
+    config.model.image.hypercolumns = True
+    config.model.init = "whitened"
     config.model.text.name = "minilm"
     config.model.text.pretrained = "minilm"
     config.model.slots = 256

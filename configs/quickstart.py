@@ -33,6 +33,7 @@ def stage(run: str, table: str) -> ConfigDict:
     config.model.image.name = "efficientnet-lite0"
     config.model.image.batch_norm = "frozen"
     config.model.image.chunk = 8
+    config.model.image.hypercolumns = True
     config.model.text.name = "minilm"
     config.model.text.dropout = 0.0
     config.model.drop_image = 0.3
@@ -67,7 +68,8 @@ def get_config(arg: str = "") -> ConfigDict:
     run = f"runs/{arg or 'quickstart'}"
 
     stage1 = stage(run, "found.csv")
-    stage1.steps = 130
+    stage1.steps = 100
+    stage1.model.init = "whitened"
     stage1.model.image.pretrained = "efficientnet-lite0"
     stage1.model.text.pretrained = "minilm"
 

@@ -21,6 +21,7 @@ def flags(data):
         "steps": STEPS,
         "data.image_size": 16,
         "model.image.name": "tiny",
+        "model.image.hypercolumns": False,
         "model.image.pretrained": "",
         "model.text.name": "tiny",
         "model.text.pretrained": "",
