@@ -2,14 +2,14 @@
 
 The model's encoders stay frozen; new towers, fusion and proxies are trained on
 precomputed patches and token vectors. All fusions thus share the same encoders,
-which were fine-tuned for the model's own fusion.
+which were fine-tuned for the model's own fusion, and start whitened.
 """
 
 import functools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ from mixer_jax.data.stream import pipeline, text
 from mixer_jax.data.tables import samples as samples_lib
 from mixer_jax.data.tables import table
 from mixer_jax.experiments.baselines import image_paths
-from mixer_jax.models import factory
+from mixer_jax.models import factory, whitening
 from mixer_jax.proxies import heads, imprint, row_optimizers
 from mixer_jax.proxies import rows as rows_lib
 from mixer_jax.retrieval import evaluate
@@ -83,7 +83,9 @@ def measure_fusions(
                 evaluate.evaluate(
                     fitted.embed, frame, root, config.evaluate, mesh, name
                 )
-                for fitted in train(config, encoded, training, rng, mesh, seeds)
+                for fitted in train(
+                    config, encoded, training, rng, mesh, seeds, whitened=True
+                )
             ]
             rows += [_mean(same) for same in zip(*runs, strict=True)]
     return rows
@@ -169,6 +171,7 @@ def train(
     rng: np.random.Generator,
     mesh: Mesh,
     seeds: Sequence[int],
+    whitened: bool = False,
 ) -> Iterator[Fitted]:
     """Trains new towers, a new fusion and new proxies with each seed.
 
@@ -182,6 +185,8 @@ def train(
       mesh: the devices to train on.
       seeds: determine the initial values and the dropout, instead of
         `config.seed`.
+      whitened: whether both towers start from a whitening of the image; see
+        `models.whitening`.
 
     Yields:
       The result of each seed.
@@ -239,9 +244,12 @@ def train(
     head = heads.make_head(config.head, mesh, len(ids), batch_size)
     row_optimizer = row_optimizers.make_optimizer(config.proxies)
     step = None
+    moments = _moments(encoded, samples, labels, rng) if whitened else None
     for seed in seeds:
         key = jax.random.key(seed)
         params = init(key)
+        if moments is not None:
+            params = _whiten(jax.device_get(params), moments)
         proxies = imprinted(params, key)
         rates = optimizer_lib.multiples(
             params, config.optimizer.parts, config.optimizer.layer_decay
@@ -277,6 +285,40 @@ def train(
         fitted = functools.partial(embed, jax.device_get(state.params))
         seconds = (time.perf_counter() - begin) / max(config.steps - 1, 1)
         yield Fitted(fitted, state.proxies, ids, seconds)
+
+
+def _whiten(params: Any, moments: whitening.Moments) -> Any:
+    """Returns whitened parameters; unchanged if no pairs differ."""
+    found = whitening.solve(moments, params["query_layers"]["linear"]["kernel"])
+    return params if found is None else whitening.apply(params, found)
+
+
+def _moments(
+    encoded: feature_store.FeatureStore,
+    samples: Mapping[str, pd.DataFrame],
+    labels: Mapping[str, np.ndarray],
+    rng: np.random.Generator,
+) -> whitening.Moments | None:
+    """Returns the moments of one pair per category; None without pairs."""
+    firsts = {}
+    for role, rows in samples.items():
+        order = rng.permutation(len(rows))
+        found, first = np.unique(labels[role][order], return_index=True)
+        places = rows.place.to_numpy()[order[first]]
+        firsts[role] = pd.Series(places, found)
+    pairs = pd.DataFrame(firsts).dropna().astype(int)
+    moments, add = None, jax.jit(whitening.add)
+    for start in range(0, len(pairs), BATCH):
+        part = pairs[start : start + BATCH]
+        query, document = (
+            encoded.batch(part[role].to_numpy(), role)
+            for role in (table.QUERY, table.DOCUMENT)
+        )
+        means = [one["patches"].mean(1) for one in (query, document)]
+        if moments is None:
+            moments = whitening.start(means[0].shape[1])
+        moments = add(moments, *means, document["has_image"])
+    return moments
 
 
 def _init_towers(model: nn.Module, config: ConfigDict, key: jax.Array) -> Any:

@@ -9,7 +9,7 @@ variance within pairs::
     moments = whitening.start(size)
     for query, document, mask in batches:
         moments = whitening.add(moments, query, document, mask)
-    params = whitening.apply(params, whitening.solve(moments, dim))
+    params = whitening.apply(params, whitening.solve(moments, kernel))
 
 References:
   Mikolajczyk and Matas, "Improving descriptors for fast tree matching by
@@ -28,7 +28,7 @@ import scipy.linalg
 # The share of the mean variance within pairs that is added in each direction.
 # There are often fewer pairs than directions.
 SHRINKAGE = 0.6
-_SMALLEST = 1e-5  # ratio of variances, relative to the largest, to be kept
+_SMALLEST = 1e-5  # variances below this share are rounding errors
 
 
 class Moments(NamedTuple):
@@ -95,20 +95,20 @@ def add(
 
 
 def solve(
-    moments: Moments, dim: int, shrinkage: float = SHRINKAGE
+    moments: Moments, start: np.ndarray, shrinkage: float = SHRINKAGE
 ) -> Whitening | None:
     """Returns the whitening of some pairs.
 
     Args:
       moments: the moments of the pairs.
-      dim: D, the number of directions. If there are fewer in which encodings
-        vary, the remaining columns of the kernel are zero.
+      start: f32 `[C, D]`, a random map. If the encodings vary in fewer than D
+        directions, because there are few pairs, the remaining columns keep its
+        directions.
       shrinkage: see `SHRINKAGE`.
 
     Returns:
-      The whitening, whose outputs have a mean square of 1 per element, over
-      all encodings and the columns that are not zero; None if the pairs do
-      not differ.
+      The whitening; None if encodings do not differ within pairs. The outputs
+      in the directions that were found have a mean square of 1 per element.
     """
     count, query, document, squares, differences = (
         np.asarray(moment, np.float64) for moment in moments
@@ -120,26 +120,25 @@ def solve(
     total = (squares / count - means) / 2
     shift = query - document
     within = (differences / count - np.outer(shift, shift)) / 2
-    noise = shrinkage * np.trace(within) / len(within)
-    if not noise > 0:
+    # The sums are rounded to f32.
+    if np.trace(within) <= _SMALLEST * np.trace(total):
         return None
-    ratios, columns = scipy.linalg.eigh(
+    noise = shrinkage * np.trace(within) / len(within)
+    within += noise * np.eye(len(within))
+    ratios, found = scipy.linalg.eigh(
         total,
-        within + noise * np.eye(len(within)),
-        subset_by_index=(max(0, len(total) - dim), len(total) - 1),
+        within,
+        subset_by_index=(max(0, len(total) - start.shape[1]), len(total) - 1),
     )
-    # Without variance, there is no direction.
-    size = int((ratios > _SMALLEST * ratios[-1]).sum())
-    columns = columns[:, ::-1][:, :size]
+    found = found[:, ::-1][:, ratios[::-1] > _SMALLEST * ratios[-1]]
     # Eigenvectors have no sign of their own.
-    largest = np.abs(columns).argmax(0)
-    columns *= np.sign(columns[largest, np.arange(size)])
-    columns /= np.sqrt(np.einsum("cd,ce,ed->", columns, total, columns) / size)
-    kernel = np.zeros((len(total), dim), np.float32)
-    kernel[:, :size] = columns
-    return Whitening(
-        kernel, query.astype(np.float32), document.astype(np.float32)
-    )
+    size = found.shape[1]
+    found *= np.sign(found[np.abs(found).argmax(0), np.arange(size)])
+    rest = np.asarray(start[:, size:], np.float64)
+    rest /= np.sqrt(np.einsum("cd,ce,ed->d", rest, within, rest))
+    square = np.einsum("cd,ce,ed->", found, total, found) / size
+    kernel = np.concatenate([found, rest], 1) / np.sqrt(square)
+    return Whitening(*(x.astype(np.float32) for x in (kernel, query, document)))
 
 
 def apply(params: Mapping[str, Any], whitening: Whitening) -> dict[str, Any]:

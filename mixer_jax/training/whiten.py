@@ -34,14 +34,15 @@ def whiten(setup: Setup, content: Content, variables: PyTree) -> PyTree:
       UserError: if the towers are frozen, or too few categories have both a
         query and a document with an image.
     """
-    config, mesh = setup.config, setup.mesh
+    mesh = setup.mesh
     if not any(setup.rates.values()):
         raise UserError(
             f"model.init is {NAME!r}, but optimizer.parts freezes both towers; "
             "set model.init to 'random'."
         )
     moments = _measure(setup, content, variables)
-    found = whitening.solve(moments, config.model.dim)
+    kernel = variables["params"]["query_layers"]["linear"]["kernel"]
+    found = whitening.solve(moments, jax.device_get(kernel))
     if found is None:
         raise UserError(
             f"model.init is {NAME!r}, which needs at least two categories with "

@@ -40,7 +40,8 @@ def test_measures_are_averaged_over_seeds(trained, colors, monkeypatch):
     monkeypatch.setattr(fusions, "FUSIONS", {"image only": "image_only"})
     seeds, found = [], []
 
-    def train(*given):
+    def train(*given, whitened):
+        assert whitened
         for seed in given[-1]:
             seeds.append(seed)
             yield fusions.Fitted(lambda frame: None, None, [])
@@ -80,3 +81,24 @@ def test_only_average_fusion_depends_on_text(trained, colors, tmp_path):
         )
         moved = np.abs(fitted.embed(documents) - fitted.embed(silent)).max()
         assert (moved > 1e-3) == reads_text
+
+
+def test_towers_start_whitened(trained, colors, tmp_path):
+    root, frame = colors
+    frame = fusions.with_paths(frame, root).assign(place=np.arange(len(frame)))
+    encoded = fusions.encode(trained, frame, tmp_path / "features", make_mesh())
+    config = fusions.make_config(trained.config, "image_only")
+    config.steps, config.optimizer.learning_rate = 1, 0.0
+    training = table.select(frame, "train")
+    embedded = []
+    for whitened in (True, True, False):
+        rng = np.random.default_rng(0)
+        (fitted,) = fusions.train(
+            config, encoded, training, rng, make_mesh(), [0], whitened
+        )
+        queries = training[training.role == table.QUERY]
+        embedded.append(fitted.embed(queries))
+    first, again, random = embedded
+    np.testing.assert_array_equal(first, again)
+    # Random towers keep the mean that all encodings share.
+    assert np.linalg.norm(first.mean(0)) < np.linalg.norm(random.mean(0))

@@ -21,6 +21,11 @@ def make_pairs(count=400, size=6, seed=0):
     return pairs.astype(np.float32)
 
 
+def random_map(size, dim):
+    rng = np.random.default_rng(9)
+    return rng.normal(size=(size, dim)).astype(np.float32)
+
+
 def measure(query, document, parts=1, mask=None):
     mask = np.full(len(query), True) if mask is None else mask
     moments = whitening.start(query.shape[1])
@@ -32,14 +37,16 @@ def measure(query, document, parts=1, mask=None):
 
 
 def test_directions_that_pairs_share_are_kept():
-    found = whitening.solve(measure(*make_pairs()), 2, shrinkage=0.01)
+    found = whitening.solve(
+        measure(*make_pairs()), random_map(6, 2), shrinkage=0.01
+    )
     share = np.square(found.kernel) / np.square(found.kernel).sum(0)
     assert share[:2].sum(0).min() > 0.98
 
 
 def test_encodings_are_centered_and_scaled():
     query, document = make_pairs()
-    found = whitening.solve(measure(query, document), 4)
+    found = whitening.solve(measure(query, document), random_map(6, 4))
     mapped = np.stack(
         [
             (query - found.query) @ found.kernel,
@@ -52,7 +59,9 @@ def test_encodings_are_centered_and_scaled():
 
 def test_variance_within_pairs_is_equal_in_all_directions():
     query, document = make_pairs()
-    found = whitening.solve(measure(query, document), 6, shrinkage=1e-6)
+    found = whitening.solve(
+        measure(query, document), random_map(6, 6), shrinkage=1e-6
+    )
     within = np.cov(((query - document) @ found.kernel).T)
     expected = within[0, 0] * np.eye(6)
     np.testing.assert_allclose(within, expected, atol=2e-3 * within[0, 0])
@@ -63,7 +72,9 @@ def test_variance_within_pairs_is_equal_in_all_directions():
 
 def test_more_shrinkage_approaches_principal_components():
     query, document = make_pairs()
-    found = whitening.solve(measure(query, document), 3, shrinkage=1e9)
+    found = whitening.solve(
+        measure(query, document), random_map(6, 3), shrinkage=1e9
+    )
     both = np.concatenate([query - query.mean(0), document - document.mean(0)])
     _, _, components = np.linalg.svd(both, full_matrices=False)
     cosines = components[:3] @ (
@@ -93,38 +104,52 @@ def test_batches_add_up_and_masked_pairs_do_not_count():
 
 def test_signs_and_order_of_the_pairs_do_not_matter():
     query, document = make_pairs()
-    found = whitening.solve(measure(query, document), 4)
-    again = whitening.solve(measure(query[::-1], document[::-1]), 4)
+    found = whitening.solve(measure(query, document), random_map(6, 4))
+    again = whitening.solve(
+        measure(query[::-1], document[::-1]), random_map(6, 4)
+    )
     np.testing.assert_allclose(again.kernel, found.kernel, atol=1e-4)
 
 
-def test_excess_columns_are_zero():
-    found = whitening.solve(measure(*make_pairs()), 9)
-    assert found.kernel.shape == (6, 9)
-    assert np.all(np.any(found.kernel[:, :6], axis=0))
-    assert not np.any(found.kernel[:, 6:])
-
-
-def test_directions_without_variance_are_left_out():
+def test_directions_without_variance_stay_random():
     pairs = make_pairs() @ np.eye(6, 8, dtype=np.float32)
-    found = whitening.solve(measure(*pairs), 8)
-    assert np.all(np.any(found.kernel[:, :6], axis=0))
-    np.testing.assert_allclose(found.kernel[6:], 0, atol=1e-6)
-    assert not np.any(found.kernel[:, 6:])
+    random = random_map(8, 9)
+    found = whitening.solve(measure(*pairs), random).kernel
+    np.testing.assert_allclose(found[6:, :6], 0, atol=1e-6)
+    np.testing.assert_allclose(
+        found[:, 6:] / np.linalg.norm(found[:, 6:], axis=0),
+        random[:, 6:] / np.linalg.norm(random[:, 6:], axis=0),
+        atol=1e-5,
+    )
+    # They are scaled like the others.
+    query, document = pairs
+    difference = (query - query.mean(0)) - (document - document.mean(0))
+    within = difference.T @ difference / len(query) / 2
+    within += whitening.SHRINKAGE * np.trace(within) / 8 * np.eye(8)
+    scales = np.einsum("cd,ce,ed->d", found, within, found)
+    np.testing.assert_allclose(scales, scales[0], rtol=1e-3)
+
+
+def test_few_pairs_keep_other_differences_visible():
+    query, document = make_pairs(3, size=40)
+    found = whitening.solve(measure(query, document), random_map(40, 12))
+    assert np.linalg.matrix_rank(found.kernel) == 12
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_pairs_have_no_whitening(count):
-    assert whitening.solve(measure(*make_pairs(count)), 2) is None
+    assert (
+        whitening.solve(measure(*make_pairs(count)), random_map(6, 2)) is None
+    )
 
 
 def test_equal_pairs_have_no_whitening():
     query, _ = make_pairs()
-    assert whitening.solve(measure(query, query), 2) is None
+    assert whitening.solve(measure(query, query), random_map(6, 2)) is None
 
 
 def test_a_fusion_without_the_image_has_one_whitened_tower():
-    found = whitening.solve(measure(*make_pairs()), 2)
+    found = whitening.solve(measure(*make_pairs()), random_map(6, 2))
     layers = {"linear": {"kernel": 0}, "out": {"kernel": 1, "bias": 2}}
     params = {"query_layers": layers, "fusion": {"concept": {"kernel": 3}}}
     applied = whitening.apply(params, found)
