@@ -40,6 +40,10 @@ SHORTER = {
         " --config.evaluate.batch_size=16 --config.evaluate.baseline_steps=10"
     ),
     ":runlocal": " --config.steps=4",
+    "mixer_jax.experiments": (
+        ' --methods="CosFace proxies, image" --trials=1 --seeds=1 --steps=2'
+        " --batch-size=8 --image-size=64"
+    ),
     "mixer_jax.serve": " --port=0",  # 8000 may be in use
 }
 
@@ -173,7 +177,7 @@ def _own_data(folder):
 def test_every_block_is_tested():
     words = ["quickstart.sh", "own_data.py", "categorize"]
     words += ["runs/quickstart/index", "stage1", "test.sh"]
-    words += ["--images=pictures"]
+    words += ["--images=pictures", "mixer_jax.experiments"]
     run = [command for word in words for command in _commands(word)]
     for block in BLOCKS:
         assert set(block.strip().splitlines()) <= set(run)
@@ -203,6 +207,10 @@ def test_quickstart_runs(clone):
     assert "items" in _run(index, clone)
     picture = next((clone / "runs/smoke/data/images/twemoji").iterdir())
     assert len(_serve_one(serve, clone, picture)) == 12
+    for command in _commands("mixer_jax.experiments"):
+        _run(command.replace("runs/quickstart", "runs/smoke"), clone)
+    page = clone / "runs/experiments/report/index.html"
+    assert "CosFace proxies" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
