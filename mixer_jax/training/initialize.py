@@ -69,7 +69,7 @@ def initial_state(
     console = console or terminal.Console()
     say = functools.partial(terminal.say, console=console)
     if config.model.init == whiten.NAME and not config.init_from:
-        variables = whiten.whiten(setup, content, variables)
+        variables = whiten.whiten(setup, content, variables, say)
     source = np.full(len(category_ids), -1, np.int32)
     if config.init_from:
         source = _previous_rows(config, category_ids, say)

@@ -1,6 +1,7 @@
 """Whitens the towers' maps of the image on pairs of training samples."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,17 +23,24 @@ NAME = "whitened"  # the value of model.init
 PAIRS = 8192  # more change little and take longer to encode
 
 
-def whiten(setup: Setup, content: Content, variables: PyTree) -> PyTree:
+def whiten(
+    setup: Setup,
+    content: Content,
+    variables: PyTree,
+    say: Callable[[str], None],
+) -> PyTree:
     """Returns the variables with whitened maps of the image in both towers.
 
     Args:
       setup: the stage's setup.
       content: the training samples.
-      variables: the model's initial variables, replicated.
+      variables: the model's initial variables, replicated; returned unchanged
+        if the images of queries do not differ from those of documents of the
+        same category, or if fewer than two categories have both.
+      say: called with a message if they are unchanged.
 
     Raises:
-      UserError: if the towers are frozen, or too few categories have both a
-        query and a document with an image.
+      UserError: if the towers are frozen.
     """
     mesh = setup.mesh
     if not any(setup.rates.values()):
@@ -44,11 +52,12 @@ def whiten(setup: Setup, content: Content, variables: PyTree) -> PyTree:
     kernel = variables["params"]["query_layers"]["linear"]["kernel"]
     found = whitening.solve(moments, jax.device_get(kernel))
     if found is None:
-        raise UserError(
-            f"model.init is {NAME!r}, which needs at least two categories with "
-            "different images of a query and a document; set model.init to "
-            "'random'."
+        say(
+            f"{setup.config.name}: the towers start at random, because "
+            f"{NAME!r} needs two categories with different images of a query "
+            "and of a document"
         )
+        return variables
     # Other machines may compute other last digits.
     found = whitening.Whitening(*multihost_utils.broadcast_one_to_all(found))
     params = whitening.apply(jax.device_get(variables["params"]), found)
