@@ -37,7 +37,7 @@ _SMALLEST_SHARE = 0.1
 
 
 class Budget(NamedTuple):
-    """What every method gets.
+    """The trials, runs and steps of each method.
 
     Attributes:
       trials: the number of validation trials per method with a search space.
@@ -108,7 +108,7 @@ class Runner:
         result = run(hyper, seed)
         times = {
             "train_seconds": round(time.perf_counter() - begin, 3),
-            # Of all threads; unlike wall time, it hardly depends on the load.
+            # Summed over all threads; depends less on the load than wall time.
             "train_cpu_seconds": round(time.process_time() - busy, 3),
         }
         return result._replace(figures=result.figures | times)

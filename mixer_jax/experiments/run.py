@@ -26,7 +26,7 @@ FEATURES = "features"  # folder with the features of each data set
 
 
 class Plan(NamedTuple):
-    """What to run.
+    """The methods, data and budget of a suite.
 
     Attributes:
       suite: the name of the suite.

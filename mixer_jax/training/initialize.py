@@ -39,6 +39,9 @@ def initial_state(
 ) -> TrainState:
     """Returns the state that a stage starts from.
 
+    With `model.init`, the towers' maps of the image are whitened first, unless
+    another stage has trained them.
+
     1. Proxies start as random unit rows or, if imprinted, as each category's
        mean embedding over the training samples.
     2. With `init_from`, the proxies of categories that the previous stage had

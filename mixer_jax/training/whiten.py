@@ -20,7 +20,7 @@ from mixer_jax.training.setup import Setup
 PyTree = Any
 
 NAME = "whitened"  # the value of model.init
-PAIRS = 8192  # more change little and take longer to encode
+PAIRS = 8192  # maximum; limits the time to encode them
 
 
 def whiten(

@@ -32,7 +32,7 @@ _VARIANTS = frozenset(
 )
 # Fittings of one series, which differ in a few pixels.
 _SAME = {"switch": "plug"}
-# What follows these words is a detail: "pine under snow".
+# Words that begin the details of a title, as in "pine under snow".
 _DETAILS = frozenset({"and", "on", "under", "with"})
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 

@@ -10,7 +10,7 @@ MOST_VIEWS = 100
 
 
 class Settings(NamedTuple):
-    """What to build.
+    """Options of the build.
 
     Attributes:
       size: side of the square pictures in pixels.

@@ -1,4 +1,4 @@
-"""Which objects are excluded from garbage collection."""
+"""Objects that are excluded from garbage collection."""
 
 import gc
 import weakref
