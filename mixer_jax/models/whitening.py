@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-# The share of the mean variance within pairs that is added in each direction.
-# There are often fewer pairs than directions.
-SHRINKAGE = 0.6
+# The variance within pairs is regularized as if there were this many more pairs
+# per element, which differ equally in all directions: there are often fewer
+# pairs than elements.
+SHRINKAGE = 0.5
 _SMALLEST = 1e-5  # variances below this share are rounding errors
 
 
@@ -123,7 +124,7 @@ def solve(
     # The sums are rounded to f32.
     if np.trace(within) <= _SMALLEST * np.trace(total):
         return None
-    noise = shrinkage * np.trace(within) / len(within)
+    noise = shrinkage * np.trace(within) / count
     within += noise * np.eye(len(within))
     ratios, found = scipy.linalg.eigh(
         total,

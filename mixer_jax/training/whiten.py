@@ -20,7 +20,8 @@ from mixer_jax.training.setup import Setup
 PyTree = Any
 
 NAME = "whitened"  # the value of model.init
-PAIRS = 8192  # maximum; limits the time to encode them
+PAIRS = 4096  # maximum; limits the time to encode them
+_ROUNDS = 8  # of drawing a pair from each category
 
 
 def whiten(
@@ -48,14 +49,17 @@ def whiten(
             f"model.init is {NAME!r}, but optimizer.parts freezes both towers; "
             "set model.init to 'random'."
         )
-    moments = _measure(setup, content, variables)
-    kernel = variables["params"]["query_layers"]["linear"]["kernel"]
-    found = whitening.solve(moments, jax.device_get(kernel))
+    rows = pairs(setup.inputs.samples, PAIRS, setup.config.seed)
+    found = None
+    if len(rows[0]):
+        moments = _measure(setup, content, variables, rows)
+        kernel = variables["params"]["query_layers"]["linear"]["kernel"]
+        found = whitening.solve(moments, jax.device_get(kernel))
     if found is None:
         say(
             f"{setup.config.name}: the towers start at random, because "
-            f"{NAME!r} needs two categories with different images of a query "
-            "and of a document"
+            f"{NAME!r} needs categories with different images of a query and "
+            "of a document"
         )
         return variables
     # Other machines may compute other last digits.
@@ -67,12 +71,14 @@ def whiten(
 
 
 def _measure(
-    setup: Setup, content: Content, variables: PyTree
+    setup: Setup,
+    content: Content,
+    variables: PyTree,
+    rows: tuple[np.ndarray, np.ndarray],
 ) -> whitening.Moments:
-    """Encodes pairs of samples; returns the moments of their encodings."""
+    """Encodes the pairs of `rows`; returns the moments of their encodings."""
     config, mesh = setup.config, setup.mesh
     size = mesh_lib.padded_rows(config.evaluate.batch_size, mesh)
-    rows = pairs(setup.inputs.samples, PAIRS, config.seed)
 
     @functools.partial(
         jax.jit, donate_argnums=1, out_shardings=mesh_lib.replicated(mesh)
@@ -114,9 +120,13 @@ def pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws pairs of a query and a document of the same category.
 
+    All categories have a pair before one has another. No two pairs show the
+    same two images, in whatever role, and no pair shows one image twice or
+    lacks one.
+
     Args:
       samples: the training samples.
-      limit: the maximum number of pairs, at most one per category.
+      limit: the maximum number of pairs.
       seed: the seed.
 
     Returns:
@@ -125,8 +135,19 @@ def pairs(
     rng = np.random.default_rng(seed)
     counts = [samples.counts(role) for role in samples_lib.ROLES]
     chosen = rng.permutation(np.flatnonzero(np.minimum(*counts)))[:limit]
-    query, document = (
-        samples.by_category[first[chosen] + rng.integers(count[chosen])]
-        for first, count in zip(samples.begins, counts, strict=True)
-    )
+    found = np.zeros((2, 0), np.int64)
+    for _ in range(_ROUNDS):
+        drawn = [
+            samples.by_category[first[chosen] + rng.integers(count[chosen])]
+            for first, count in zip(samples.begins, counts, strict=True)
+        ]
+        found = np.concatenate([found, np.stack(drawn)], axis=1)
+        images = np.sort(samples.images[found], axis=0)
+        _, first = np.unique(images, axis=1, return_index=True)
+        kept = np.sort(first)
+        first, second = images[:, kept]
+        found = found[:, kept[(first >= 0) & (first != second)]]
+        if len(found[0]) >= limit:
+            break
+    query, document = found[:, :limit]
     return query, document

@@ -47,7 +47,7 @@ def test_the_moments_are_those_of_the_pairs(config, tmp_path, num_devices):
             method="encode_images",
         )
         encoded.append(np.asarray(patches).mean(1))
-    assert len(encoded[0]) == 12  # one pair per category
+    assert len(encoded[0]) >= 12  # categories
     moments = whitening.add(
         whitening.start(8), *encoded, np.full(len(encoded[0]), True)
     )
@@ -64,7 +64,7 @@ def test_the_moments_are_those_of_the_pairs(config, tmp_path, num_devices):
 def test_both_towers_start_with_the_same_map(config, tmp_path):
     run, content, variables = start(config, tmp_path)
     variables = initialize.initial_state(run, variables, content).variables
-    rows = whiten.pairs(run.inputs.samples, whiten.PAIRS, config.seed)
+    rows = whiten.pairs(run.inputs.samples, 24, config.seed)
     (query,) = content.evaluation_batches("query", 24, rows[0])
     patches = run.model.apply(
         variables, query["query"]["image"], method="encode_images"
@@ -133,26 +133,49 @@ def test_towers_stay_random_without_different_images(config, tmp_path, image):
     assert "the towers start at random" in said[0]
 
 
-def test_pairs_are_of_one_category_and_limited():
+def test_pairs_are_of_one_category_and_differ():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(
         {
             "category_id": rng.integers(0, 30, 200).astype(str),
             "role": rng.choice([table.QUERY, table.DOCUMENT], 200),
-            "image": "",
+            "image": rng.permutation(200).astype(str),
             "text": "",
         }
     )
     frame.loc[frame["category_id"] == "7", "role"] = table.QUERY
+    # Two pictures that are queries and documents, and a document without one.
+    frame.loc[frame["category_id"] == "8", "image"] = "same"
+    both = pd.DataFrame(
+        [
+            (category, role, image, "")
+            for category, images in (("twice", "ab"), ("once", ["c", ""]))
+            for role, image in [
+                (table.QUERY, images[0]),
+                (table.DOCUMENT, images[1]),
+                (table.DOCUMENT, images[0]),
+                (table.QUERY, images[1] or "d"),
+            ]
+        ],
+        columns=frame.columns,
+    )
+    both = both[both["image"] != "d"]
+    frame = pd.concat([frame, both], ignore_index=True)
     samples = samples_lib.from_frame(frame)
     query, document = whiten.pairs(samples, 1000, seed=0)
     assert not samples.is_document[query].any()
     assert samples.is_document[document].all()
     labels = samples.labels[query]
     np.testing.assert_array_equal(labels, samples.labels[document])
-    ids = {samples.category_ids[label] for label in labels}
-    assert len(labels) == 29
-    assert ids == set(frame["category_id"]) - {"7"}
+    ids = [samples.category_ids[label] for label in labels]
+    assert set(ids) == set(frame["category_id"]) - {"7", "8", "once"}
+    assert ids.count("twice") == 1
+    shown = np.sort(samples.images[np.stack([query, document])], axis=0)
+    assert (shown[0] >= 0).all()
+    assert (shown[0] < shown[1]).all()
+    assert len(np.unique(shown, axis=1)[0]) == len(labels) > 60
+    # Every category comes once before one comes again.
+    assert len(set(ids[:29])) == 29
     few, _ = whiten.pairs(samples, 5, seed=0)
     assert len(few) == 5
     assert np.any(few != whiten.pairs(samples, 5, seed=1)[0])
