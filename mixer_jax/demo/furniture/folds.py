@@ -75,8 +75,8 @@ def cell(stem: str) -> Cell:
 def split(samples: pd.DataFrame, fold: int) -> pd.DataFrame:
     """Returns the sample table of a fold.
 
-    Queries for validation and test are in one part per kind. Each part has its
-    own copy of the documents, and the galleries have one, too.
+    Queries are in one part per kind. Each part has its own copy of the
+    documents, and the galleries have one, too.
 
     Args:
       samples: rows of a sample table without splits, and the columns `part`
@@ -87,7 +87,7 @@ def split(samples: pd.DataFrame, fold: int) -> pd.DataFrame:
     validated = samples["validation"] & ~tested
     trained = ~tested & ~validated
     frames = [
-        samples[trained].assign(split=TRAIN),
+        _in_parts(samples, trained, TRAIN),
         _in_parts(samples, validated, VALIDATION),
         _in_parts(samples, tested, TEST),
         _documents(samples, ~tested, GALLERY),
