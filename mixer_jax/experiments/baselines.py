@@ -11,6 +11,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -56,13 +57,13 @@ class Features(NamedTuple):
 
     def query(self, frame: pd.DataFrame, root: str | os.PathLike) -> np.ndarray:
         """Returns image features `[N, Ci]`; zeros without an image."""
-        return _look_up(self.images, image_paths(frame, root))
+        return look_up(self.images, image_paths(frame, root))
 
     def document(
         self, frame: pd.DataFrame, root: str | os.PathLike
     ) -> np.ndarray:
         """Returns concatenated image and text features `[N, Ci + Ct]`."""
-        texts = _look_up(self.texts, list(frame["text"]))
+        texts = look_up(self.texts, list(frame["text"]))
         return np.concatenate([self.query(frame, root), texts], axis=1)
 
 
@@ -137,16 +138,25 @@ def frozen_features(
       frames: sample tables and the folders of their images.
       image_size: the side of the encoders' input, in pixels.
     """
-    paths = sorted(
-        {p for f, root in frames for p in image_paths(f, root)} - {""}
-    )
+    paths = [path for f, root in frames for path in image_paths(f, root)]
     texts = sorted({t for f, _ in frames for t in f["text"]} - {""})
-    of_images = features.image_features(IMAGE_ENCODER, paths, image_size)
     of_texts = features.text_features(TEXT_ENCODER, texts, TEXT_LENGTH)
     return Features(
-        dict(zip(paths, normalize(of_images), strict=True)),
+        encode_images(paths, image_size),
         dict(zip(texts, normalize(of_texts), strict=True)),
     )
+
+
+def encode_images(paths: Iterable[str], size: int) -> dict[str, np.ndarray]:
+    """Returns the mean patch of each image, of unit length, by its path.
+
+    Args:
+      paths: paths of image files; "" is left out.
+      size: the side of the encoder's input, in pixels.
+    """
+    names = sorted({*paths} - {""})
+    rows = normalize(features.image_features(IMAGE_ENCODER, names, size))
+    return dict(zip(names, rows, strict=True))
 
 
 def training_pairs(
@@ -298,7 +308,10 @@ def image_paths(frame: pd.DataFrame, root: str | os.PathLike) -> list[str]:
     return [str(root / image) if image else "" for image in frame["image"]]
 
 
-def _look_up(known: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
+def look_up(
+    known: Mapping[str, np.ndarray], names: Iterable[str]
+) -> np.ndarray:
+    """Returns the vectors of some names, f32 `[N, F]`; zeros for ""."""
     width = len(next(iter(known.values()), ()))
     nothing = np.zeros(width, np.float32)
     rows = [known[name] if name else nothing for name in names]

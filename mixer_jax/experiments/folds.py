@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -180,3 +180,68 @@ def _check_answerable(frame: pd.DataFrame, path: os.PathLike) -> None:
                 "of its category; give matching queries and documents the same "
                 "category ID."
             )
+
+
+class PairSampler:
+    """Draws pairs of a query and a document of its category and part."""
+
+    def __init__(self, frame: pd.DataFrame):
+        """Finds the documents of each query.
+
+        Args:
+          frame: training samples with the column `digest`; documents that show
+            the query's own image are not paired with it.
+
+        Raises:
+          UserError: if no query has a document.
+        """
+        self._digests = pd.factorize(frame["digest"])[0]
+        group = frame.groupby(["split", "category_id"]).ngroup().to_numpy()
+        is_query = (frame["role"] == table.QUERY).to_numpy()
+        documents = np.flatnonzero(~is_query)
+        self._documents = documents[np.argsort(group[documents], kind="stable")]
+        ordered = group[self._documents]
+        queries = np.flatnonzero(is_query)
+        first = np.searchsorted(ordered, group[queries], "left")
+        last = np.searchsorted(ordered, group[queries], "right")
+        ranges = zip(queries, first, last, strict=True)
+        usable = np.array([self._has_other(*one) for one in ranges], bool)
+        if not usable.any():
+            raise UserError(
+                "No training query has a document of its category with another "
+                "image, so there are no pairs to train on."
+            )
+        self._queries, self._first, self._last = (
+            values[usable] for values in (queries, first, last)
+        )
+
+    def __len__(self) -> int:
+        """Returns the number of queries that have a document."""
+        return len(self._queries)
+
+    def _has_other(self, query: int, first: int, last: int) -> bool:
+        """Returns whether a document shows another image than the query."""
+        documents = self._documents[first:last]
+        return bool((self._digests[documents] != self._digests[query]).any())
+
+    def draw(
+        self, rng: np.random.Generator, steps: int, pairs: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields batches: positions of queries and of documents, int [pairs].
+
+        All queries are used before one is used again, in a new order each time.
+        """
+        count = len(self._queries)
+        epochs = -(-steps * pairs // count)
+        order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
+        for number in order[: steps * pairs].reshape(steps, pairs):
+            queries = self._queries[number]
+            first, last = self._first[number], self._last[number]
+            drawn = self._documents[rng.integers(first, last)]
+            while (own := self._is_own(queries, drawn)).any():
+                again = self._documents[rng.integers(first[own], last[own])]
+                drawn[own] = again
+            yield queries, drawn
+
+    def _is_own(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
+        return self._digests[queries] == self._digests[documents]

@@ -2,6 +2,7 @@
 
 The features are computed once per data set; see `feature_store`. The means of
 all patches are also kept in memory: most towers need no more of an image.
+Patches are hypercolumns, see `models.encoders.hypercolumns`.
 """
 
 import functools
@@ -17,8 +18,8 @@ from jax.sharding import Mesh
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import fusions
 from mixer_jax.experiments.baselines import IMAGE_ENCODER, TEXT_ENCODER
-from mixer_jax.experiments.folds import Fold
-from mixer_jax.models import factory
+from mixer_jax.experiments.folds import Fold, PairSampler
+from mixer_jax.models import factory, whitening
 from mixer_jax.runtime import identity
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.training.cache import stored
@@ -50,6 +51,7 @@ class Features:
             patches = store.batch(rows, table.QUERY)["patches"]
             blocks.append(patches.astype(np.float32).mean(1))
         self._means = np.concatenate(blocks)
+        self._whitenings: dict[bytes, whitening.Whitening | None] = {}
 
     def batch(
         self, places: np.ndarray, role: str, *, attends: bool = False
@@ -73,6 +75,60 @@ class Features:
     def images(self, frame: pd.DataFrame) -> np.ndarray:
         """Returns mean patches of unit length, f32 [N, Ci]; 0 without image."""
         return normalize(self._means[frame["place"].to_numpy()])
+
+    def whitened(
+        self, frame: pd.DataFrame, found: whitening.Whitening
+    ) -> np.ndarray:
+        """Returns whitened mean patches of one role, unit rows f32 [N, D].
+
+        Args:
+          frame: samples of one role; 0 without image.
+          found: see `whiten`.
+        """
+        means = self._means[frame["place"].to_numpy()]
+        role = frame["role"].iloc[0]
+        center = found.query if role == table.QUERY else found.document
+        mapped = normalize((means - center) @ found.kernel)
+        return np.where(means.any(1, keepdims=True), mapped, 0.0)
+
+    def whiten(
+        self, training: pd.DataFrame, dim: int
+    ) -> whitening.Whitening | None:
+        """Returns the whitening of the training pairs; see `models.whitening`.
+
+        Methods that train on the same samples share it.
+
+        Args:
+          training: the samples; each query is paired with a random document.
+          dim: D, the number of directions.
+
+        Returns:
+          The whitening; None if encodings do not differ within pairs.
+        """
+        key = training["place"].to_numpy().tobytes() + bytes(str(dim), "ascii")
+        if key not in self._whitenings:
+            self._whitenings[key] = self._solve(training, dim)
+        return self._whitenings[key]
+
+    def _solve(
+        self, training: pd.DataFrame, dim: int
+    ) -> whitening.Whitening | None:
+        rng = np.random.default_rng(0)
+        sampler, places = PairSampler(training), training["place"].to_numpy()
+        width = self._means.shape[1]
+        moments, add = whitening.start(width), jax.jit(whitening.add)
+        ((queries, documents),) = sampler.draw(rng, 1, len(sampler))
+        for start in range(0, len(queries), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            missing = max(0, start + _BLOCK - len(queries))
+            query, document = (
+                np.pad(self._means[places[rows[block]]], [(0, missing), (0, 0)])
+                for rows in (queries, documents)
+            )
+            mask = query.any(1) & document.any(1)
+            moments = add(moments, query, document, mask)
+        kernel = rng.normal(size=(width, dim)).astype(np.float32)
+        return whitening.solve(moments, kernel)
 
     def documents(self, frame: pd.DataFrame) -> np.ndarray:
         """Returns `images` and mean token vectors, f32 [N, Ci + Ct].
@@ -108,6 +164,7 @@ def load(image_size: int, text_length: int) -> Trained:
     model.image.name = model.image.pretrained = IMAGE_ENCODER
     model.text.name = model.text.pretrained = TEXT_ENCODER
     model.image.batch_norm, model.image.chunk = "frozen", 8
+    model.image.hypercolumns = True
     model.slots, model.memory_norm = 256, "slots"
     factory.check_pretrained(model)
     factory.resolve(config)

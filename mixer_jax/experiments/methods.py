@@ -17,16 +17,16 @@ from mixer_jax.experiments import (
     ranking,
     suites,
 )
-from mixer_jax.experiments.folds import TRAIN, Fold
+from mixer_jax.experiments.folds import TRAIN, Fold, PairSampler
 from mixer_jax.experiments.frozen import Features
 from mixer_jax.experiments.objectives import OBJECTIVES, Range
 from mixer_jax.experiments.suites import Method
-from mixer_jax.experiments.trainer import PairSampler, Trainer
+from mixer_jax.experiments.trainer import Trainer
 from mixer_jax.runtime.mesh import padded_rows
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 # Increase it whenever a change of the code changes results.
-VERSION = 1
+VERSION = 2
 _LINEAR = {
     "learning_rate": Range(1e-4, 1e-2, 1e-3),
     "weight_decay": Range(1e-4, 1.0, 1e-2),
@@ -86,7 +86,7 @@ def seeds(method: Method, budget: Budget) -> range:
 
     Trials have seed 0.
     """
-    return range(1, 2 if method.kind == suites.FROZEN else budget.seeds + 1)
+    return range(1, 2 if method.kind in suites.CLOSED else budget.seeds + 1)
 
 
 class Runner:
@@ -100,7 +100,9 @@ class Runner:
         """Returns the method, trained on the split `train`."""
         run = {
             suites.TOWERS: self._towers,
+            suites.ZERO_SHOT: self._zero_shot,
             suites.FROZEN: self._frozen,
+            suites.WHITENED: self._whitened,
             suites.LINEAR: self._linear,
             suites.HEAD: self._head,
         }[self._method.kind]
@@ -115,7 +117,8 @@ class Runner:
 
     @functools.cached_property
     def _training(self) -> pd.DataFrame:
-        return self._setting.fold.split(TRAIN)
+        frame, left_out = self._setting.fold.split(TRAIN), self._method.without
+        return frame[frame["split"] != f"{TRAIN}/{left_out}"]
 
     @functools.cached_property
     def _trainer(self) -> Trainer:
@@ -136,6 +139,24 @@ class Runner:
         step_ms = round(1000 * fitted.step_seconds, 3)
         return Result(fitted.embed, {"loss": fitted.loss, "step_ms": step_ms})
 
+    def _zero_shot(self, hyper: Mapping[str, float], seed: int) -> Result:
+        del hyper, seed
+        size = self._setting.encoders.config.data.image_size
+
+        def embed(frame: pd.DataFrame) -> np.ndarray:
+            known = baselines.encode_images(frame["path"], size)
+            return baselines.look_up(known, frame["path"])
+
+        return Result(embed, {})
+
+    def _whitened(self, hyper: Mapping[str, float], seed: int) -> Result:
+        del hyper, seed
+        features, config = self._setting.features, self._setting.encoders.config
+        found = features.whiten(self._training, config.model.dim)
+        if found is None:
+            return Result(features.images, {})
+        return Result(lambda frame: features.whitened(frame, found), {})
+
     def _frozen(self, hyper: Mapping[str, float], seed: int) -> Result:
         del hyper, seed
         return Result(self._setting.features.images, {})
@@ -144,8 +165,9 @@ class Runner:
         features, training = self._setting.features, self._training
         budget = self._setting.budget
         rng = np.random.default_rng(seed)
-        size = int((training["role"] == table.QUERY).sum())
-        (pairs,) = PairSampler(training).draw(rng, 1, size)
+        sampler = PairSampler(training)
+        size = len(sampler)
+        (pairs,) = sampler.draw(rng, 1, size)
         queries, documents = (training.iloc[rows] for rows in pairs)
         settings = baselines.LinearMap(
             steps=budget.steps,
@@ -193,6 +215,7 @@ class Runner:
             np.random.default_rng(seed),
             setting.mesh,
             [seed],
+            whitened=True,
         )
         return Result(
             fitted.embed,

@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 from mixer_jax.experiments.objectives import OBJECTIVES
 
-# Kinds of methods: trained towers; frozen encoders; a linear map of their
-# features; towers trained with one of the project's heads.
-TOWERS, FROZEN, LINEAR, HEAD = "towers", "frozen", "linear", "head"
+# Kinds of methods: trained towers; towers trained with one of the project's
+# heads; a trained linear map of the frozen features; the features themselves;
+# their whitening; the encoder's last layer.
+TOWERS, HEAD, LINEAR = "towers", "head", "linear"
+FROZEN, WHITENED, ZERO_SHOT = "frozen", "whitened", "zero-shot"
+CLOSED = (FROZEN, WHITENED, ZERO_SHOT)  # without trials and seeds
 OURS = "CosFace proxies, concept attention"
 EXACT = "exact head"
 # A section is compared with the first of these that it contains, or else with
@@ -25,10 +28,11 @@ class Method:
     Attributes:
       name: its name, unique within a suite.
       section: the heading under which the page shows it.
-      kind: `TOWERS`, `FROZEN`, `LINEAR` or `HEAD`.
+      kind: one of the kinds above.
       loss: a key of `OBJECTIVES`, for towers.
       fusion: a key of `models.fusion.FUSIONS`, for towers and heads.
       head: settings of the config's section `head`, for heads.
+      without: the part of `train` that is left out, as in `train/mosaic`.
     """
 
     name: str
@@ -37,11 +41,12 @@ class Method:
     loss: str = "cosface"
     fusion: str = "concept_attention"
     head: tuple[tuple[str, str | int | float], ...] = ()
+    without: str = ""
 
     def identity(self) -> dict[str, object]:
         """Returns what the results depend on: all but name and section."""
-        if self.kind in (FROZEN, LINEAR):
-            return {"kind": self.kind}
+        if self.kind in (*CLOSED, LINEAR):
+            return {"kind": self.kind, "without": self.without}
         values = dataclasses.asdict(self)
         return {k: v for k, v in values.items() if k not in ("name", "section")}
 
@@ -73,10 +78,8 @@ def _towers(loss: str, fusion: str, section: str) -> Method:
 
 def main() -> list[Method]:
     """Losses with two fusions, fusions with our loss, and floors."""
-    found = [
-        Method("frozen encoders", "Floors", FROZEN),
-        Method("linear map", "Floors", LINEAR),
-    ]
+    found = _floors("Floors")
+    found.append(Method("linear map", "Floors", LINEAR))
     for fusion in ("concept_attention", "image_only"):
         section = f"Losses, {_FUSIONS[fusion]}"
         found += [_towers(loss, fusion, section) for loss in OBJECTIVES]
@@ -86,9 +89,18 @@ def main() -> list[Method]:
     return found + [_towers("cosface", f, "Fusions") for f in others]
 
 
+def _floors(section: str) -> list[Method]:
+    """Returns the methods without training."""
+    return [
+        Method("last layer", section, ZERO_SHOT),
+        Method("hypercolumns", section, FROZEN),
+        Method("learned whitening", section, WHITENED),
+    ]
+
+
 def parts() -> list[Method]:
     """The parts of the method: proxies, concepts and fusion, active sets."""
-    found = [Method("frozen encoders", "Parts", FROZEN)]
+    found = _floors("Parts")
     for fusion in ("image_only", "average", "concept_attention"):
         found.append(_towers("cosface", fusion, "Parts"))
     found.append(_head(EXACT, "exact"))
@@ -105,4 +117,19 @@ def _head(name: str, head: str, share: float = 1.0, near: int = 1) -> Method:
     return Method(name, "Active sets", HEAD, head=settings)
 
 
-SUITES: dict[str, Callable[[], list[Method]]] = {"main": main, "parts": parts}
+def mosaics() -> list[Method]:
+    """What training on pictures of two products does for such queries."""
+    found = _floors("Mosaics")
+    for fusion in ("image_only", "concept_attention"):
+        method = _towers("cosface", fusion, "Mosaics")
+        name = f"{method.name}, without mosaics"
+        found.append(dataclasses.replace(method, name=name, without="mosaic"))
+        found.append(method)
+    return found
+
+
+SUITES: dict[str, Callable[[], list[Method]]] = {
+    "main": main,
+    "parts": parts,
+    "mosaics": mosaics,
+}

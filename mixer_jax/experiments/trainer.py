@@ -1,13 +1,13 @@
 """Trains towers on stored features with any of the compared losses.
 
-As in `fusions.train`, the encoders stay frozen, and the towers start aligned.
+As in `fusions.train`, the encoders stay frozen, and both towers start whitened.
 Class vectors start as the mean embeddings of their categories, whatever the
 loss. A trainer compiles its step once: hyper-parameters are its arguments.
 """
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,14 +19,14 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from mixer_jax.data.tables import table
+from mixer_jax.experiments.folds import PairSampler
 from mixer_jax.experiments.frozen import Features
 from mixer_jax.experiments.objectives import Hyper, Objective, Pairs
-from mixer_jax.models import factory
+from mixer_jax.models import factory, whitening
 from mixer_jax.models.fusion import FUSIONS
 from mixer_jax.models.towers import TransformationLayers
 from mixer_jax.retrieval import evaluate
 from mixer_jax.runtime.arrays import normalize
-from mixer_jax.runtime.errors import UserError
 from mixer_jax.training import optimizer as optimizer_lib
 
 PyTree = Any
@@ -48,67 +48,6 @@ class Fitted(NamedTuple):
     embed: evaluate.Embed
     loss: float
     step_seconds: float
-
-
-class PairSampler:
-    """Draws pairs of a query and a document of its category and part."""
-
-    def __init__(self, frame: pd.DataFrame):
-        """Finds the documents of each query.
-
-        Args:
-          frame: training samples with the column `digest`; documents that show
-            the query's own image are not paired with it.
-
-        Raises:
-          UserError: if no query has a document.
-        """
-        self._digests = pd.factorize(frame["digest"])[0]
-        group = frame.groupby(["split", "category_id"]).ngroup().to_numpy()
-        is_query = (frame["role"] == table.QUERY).to_numpy()
-        documents = np.flatnonzero(~is_query)
-        self._documents = documents[np.argsort(group[documents], kind="stable")]
-        ordered = group[self._documents]
-        queries = np.flatnonzero(is_query)
-        first = np.searchsorted(ordered, group[queries], "left")
-        last = np.searchsorted(ordered, group[queries], "right")
-        ranges = zip(queries, first, last, strict=True)
-        usable = np.array([self._has_other(*one) for one in ranges], bool)
-        if not usable.any():
-            raise UserError(
-                "No training query has a document of its category with another "
-                "image, so there are no pairs to train on."
-            )
-        self._queries, self._first, self._last = (
-            values[usable] for values in (queries, first, last)
-        )
-
-    def _has_other(self, query: int, first: int, last: int) -> bool:
-        """Returns whether a document shows another image than the query."""
-        documents = self._documents[first:last]
-        return bool((self._digests[documents] != self._digests[query]).any())
-
-    def draw(
-        self, rng: np.random.Generator, steps: int, pairs: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields batches: positions of queries and of documents, int [pairs].
-
-        All queries are used before one is used again, in a new order each time.
-        """
-        count = len(self._queries)
-        epochs = -(-steps * pairs // count)
-        order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
-        for number in order[: steps * pairs].reshape(steps, pairs):
-            queries = self._queries[number]
-            first, last = self._first[number], self._last[number]
-            drawn = self._documents[rng.integers(first, last)]
-            while (own := self._is_own(queries, drawn)).any():
-                again = self._documents[rng.integers(first[own], last[own])]
-                drawn[own] = again
-            yield queries, drawn
-
-    def _is_own(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        return self._digests[queries] == self._digests[documents]
 
 
 class Trainer:
@@ -144,6 +83,7 @@ class Trainer:
         self._labels = table.labels(training, self._ids)
         self._places = training["place"].to_numpy()
         self._sampler = PairSampler(training)
+        self._whitening = features.whiten(training, config.model.dim)
         self._model = factory.make_model(config.model)
         self._init = jax.jit(self._init_towers)
         self._apply = jax.jit(self._embed_block, static_argnames="role")
@@ -161,6 +101,8 @@ class Trainer:
         """
         hyper = {name: jnp.float32(value) for name, value in hyper.items()}
         towers = self._init(jax.random.key(seed))
+        if self._whitening is not None:
+            towers = whitening.apply(towers, self._whitening)
         means = (
             self._class_means(towers) if self._objective.has_classes else None
         )

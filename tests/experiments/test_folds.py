@@ -1,5 +1,6 @@
 import pathlib
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -89,3 +90,57 @@ def test_split_without_an_answer_is_an_error(tiny_table, tmp_path):
     empty.mkdir()
     with pytest.raises(UserError, match="has no sample table"):
         folds.read({"colors": empty}, 0.0)
+
+
+def frame_of(rows):
+    """Returns samples from (role, category, image, split)."""
+    names = ["role", "category_id", "digest", "split"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_pairs_share_category_and_part_but_no_image():
+    rows = [
+        (role, f"c{category}", f"{role}{category}{copy}", f"train/{part}")
+        for category in range(7)
+        for part in "ab"
+        for role in (table.QUERY, table.DOCUMENT)
+        for copy in range(2 + category % 2)
+    ]
+    rows += [(table.DOCUMENT, "c0", "query00", "train/a")]  # a query's image
+    rows += [(table.QUERY, "lone", "x", "train/a")]
+    rows += [(table.QUERY, "twin", "y", "train/a")]
+    rows += [(table.DOCUMENT, "twin", "y", "train/a")]
+    frame = frame_of(rows)
+    sampler = folds.PairSampler(frame)
+    assert len(sampler) == 7 * 2 * 2 + 3 * 2
+    rng = np.random.default_rng(0)
+    batches = list(sampler.draw(rng, steps=40, pairs=10))
+    queries, documents = np.stack(batches, axis=1)
+    assert queries.shape == documents.shape == (40, 10)
+    left = frame.iloc[queries.ravel()].reset_index(drop=True)
+    right = frame.iloc[documents.ravel()].reset_index(drop=True)
+    assert set(left["role"]) == {table.QUERY}
+    assert set(right["role"]) == {table.DOCUMENT}
+    for name in ("category_id", "split"):
+        assert (left[name] == right[name]).all()
+    assert (left["digest"] != right["digest"]).all()
+    # Every query but "lone" and "twin", as often as the others.
+    counts = np.bincount(queries.ravel(), minlength=len(frame))
+    usable = (frame["role"] == table.QUERY) & frame["category_id"].str.len().eq(
+        2
+    )
+    assert (counts[~usable] == 0).all()
+    assert np.ptp(counts[usable]) <= 1
+    # Every document of a category can be drawn.
+    drawn = set(documents.ravel())
+    others = frame.index[(frame["role"] == table.DOCUMENT)]
+    assert drawn == set(others) - {frame.index[-1]}
+
+
+def test_no_pairs_are_an_error():
+    rows = [
+        (table.QUERY, "a", "x", "train"),
+        (table.DOCUMENT, "a", "x", "train"),
+    ]
+    with pytest.raises(UserError, match="no pairs to train on"):
+        folds.PairSampler(frame_of(rows))

@@ -2,6 +2,7 @@ import numpy as np
 
 from mixer_jax.data.tables import table
 from mixer_jax.experiments import folds, frozen
+from mixer_jax.models import whitening
 from mixer_jax.runtime.mesh import make_mesh
 
 
@@ -50,3 +51,42 @@ def test_only_attention_needs_all_patches(tiny_table, tiny_encoders, tmp_path):
     query = features.batch(places, table.QUERY, attends=True)
     np.testing.assert_array_equal(query.pop("patches"), means)
     assert not query
+
+
+def test_whitening_is_that_of_one_pair_per_query(
+    tiny_table, tiny_encoders, tmp_path
+):
+    ((fold,),) = folds.read({"colors": tiny_table}, 0.0).values()
+    features = frozen.encode(
+        tiny_encoders, [fold], tmp_path / "features", make_mesh(), print
+    )
+    training = fold.split("train")
+    sampler = folds.PairSampler(training)
+    ((queries, documents),) = sampler.draw(
+        np.random.default_rng(0), 1, len(sampler)
+    )
+    places = training["place"].to_numpy()
+    means = [
+        features.batch(places[rows], table.QUERY)["patches"][:, 0]
+        for rows in (queries, documents)
+    ]
+    width = means[0].shape[1]
+    moments = whitening.add(
+        whitening.start(width), *means, np.ones(len(queries), bool)
+    )
+    expected = whitening.solve(moments, np.zeros((width, 2), np.float32))
+    found = features.whiten(training, 2)
+    assert features.whiten(training, 2) is found
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-5)
+    test = fold.split("test")
+    for role, center in zip(
+        (table.QUERY, table.DOCUMENT), expected[1:], strict=True
+    ):
+        rows = test[test["role"] == role]
+        mapped = features.batch(rows["place"].to_numpy(), table.QUERY)
+        mapped = (mapped["patches"][:, 0] - center) @ expected.kernel
+        mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            features.whitened(rows, found), mapped, rtol=2e-3, atol=1e-4
+        )
