@@ -299,20 +299,31 @@ def _moments(
     labels: Mapping[str, np.ndarray],
     rng: np.random.Generator,
 ) -> whitening.Moments | None:
-    """Returns the moments of one pair per category; None without pairs."""
-    firsts = {}
-    for role, rows in samples.items():
-        order = rng.permutation(len(rows))
-        found, first = np.unique(labels[role][order], return_index=True)
-        places = rows.place.to_numpy()[order[first]]
-        firsts[role] = pd.Series(places, found)
-    pairs = pd.DataFrame(firsts).dropna().astype(int)
+    """Returns the moments of a pair for each query; None without pairs."""
+    queries, documents = (
+        samples[role] for role in (table.QUERY, table.DOCUMENT)
+    )
+    of_query, of_document = labels[table.QUERY], labels[table.DOCUMENT]
+    order = np.argsort(of_document, kind="stable")
+    first, last = (
+        np.searchsorted(of_document[order], of_query, side)
+        for side in ("left", "right")
+    )
+    answered = np.flatnonzero(first < last)
+    drawn = order[rng.integers(first[answered], last[answered])]
+    # A pair of one image says nothing about how pairs differ.
+    other = (
+        queries.path.to_numpy()[answered] != documents.path.to_numpy()[drawn]
+    )
+    pairs = {
+        table.QUERY: queries.place.to_numpy()[answered[other]],
+        table.DOCUMENT: documents.place.to_numpy()[drawn[other]],
+    }
     moments, add = None, jax.jit(whitening.add)
-    for start in range(0, len(pairs), BATCH):
-        part = pairs[start : start + BATCH]
+    for start in range(0, int(other.sum()), BATCH):
         query, document = (
-            encoded.batch(part[role].to_numpy(), role)
-            for role in (table.QUERY, table.DOCUMENT)
+            encoded.batch(places[start : start + BATCH], role)
+            for role, places in pairs.items()
         )
         means = [one["patches"].mean(1) for one in (query, document)]
         if moments is None:
