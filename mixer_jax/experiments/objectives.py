@@ -138,7 +138,8 @@ def _temperature(means: None, hyper: Hyper) -> Params:
 
 
 SHARED = {
-    "learning_rate": Range(1e-4, 1e-2, 1e-3),
+    # Low, because towers start whitened.
+    "learning_rate": Range(3e-5, 3e-3, 3e-4),
     "weight_decay": Range(1e-4, 1.0, 1e-2),
 }
 _CLASS_RATE = Range(1e-3, 1e-1, 1e-2)
