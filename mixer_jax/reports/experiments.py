@@ -299,7 +299,9 @@ def _plot_tradeoff(
 def _searches(method: str, one: Scores) -> list[Search]:
     found = []
     for (fold,), trials in scores_lib.group(one.trials, "fold").items():
-        final = next(row for row in one.rows if row["fold"] == fold)
+        final = next((row for row in one.rows if row["fold"] == fold), None)
+        if final is None:  # The fold was interrupted after its trials.
+            continue
         values = [percent(row["measures"]["identical_at_1"]) for row in trials]
         chosen = [f"{key} {value:g}" for key, value in final["hyper"].items()]
         found.append(Search(method, fold, ", ".join(values), ", ".join(chosen)))

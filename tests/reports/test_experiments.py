@@ -79,6 +79,14 @@ def test_page_has_every_method(rows, tmp_path, capsys):
     assert "<td>60.0</td><td>learning_rate 0.001</td>" in page
 
 
+def test_interrupted_folds_are_left_out(rows, tmp_path):
+    rows.append(row("triplets", OTHER, kind="trial", seed=0, fold="b"))
+    write(tmp_path, rows)
+    assert report.main([f"--experiments={tmp_path}"]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("<td>60.0</td><td>learning_rate 0.001</td>") == 1
+
+
 def test_figures_are_means_over_seeds(rows):
     one = scores.score(rows[:3])
     assert one.by_seed == [0.6, 0.5]
