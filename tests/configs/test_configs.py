@@ -12,6 +12,7 @@ from mixer_jax.training.config import defaults as config_lib
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 STAGES = ("stage1", "stage2", "stage3")
+SINGLE = ("own_data", "icons")
 
 
 def module(name):
@@ -26,6 +27,8 @@ def stages():
     for name in STAGES:
         for arg in ("", "runlocal"):
             yield pytest.param(module(name).get_config(arg), id=f"{name}{arg}")
+    for name in SINGLE:
+        yield pytest.param(module(name).get_config(), id=name)
     for name, config in config_lib.stages(
         module("quickstart").get_config()
     ).items():
@@ -45,7 +48,7 @@ def test_unknown_argument_is_rejected(name):
         module(name).get_config("big")
 
 
-@pytest.mark.parametrize("name", [*STAGES, "quickstart"])
+@pytest.mark.parametrize("name", [*STAGES, *SINGLE, "quickstart"])
 def test_docstring_contains_the_command(name):
     text = module(name).__doc__
     assert f"python -m mixer_jax.main --config=configs/{name}.py" in text
