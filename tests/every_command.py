@@ -129,7 +129,11 @@ COMMANDS = {
     "experiments": Command(
         experiments.main,
         lambda i, out: (
-            ["--suite=main", "--methods=frozen", f"--data=colors={i.folds}"]
+            [
+                "--suite=main",
+                "--methods=hypercolumns",
+                f"--data=colors={i.folds}",
+            ]
             + [f"--out={out}"]
         ),
         "made",

@@ -93,7 +93,10 @@ def test_fold_of_the_furniture_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sources.furniture, "build_samples", lambda root, settings: samples
     )
-    for fold, splits in ((3, ["test/plain"]), (4, ["gallery/plain", "train"])):
+    for fold, splits in (
+        (3, ["test/plain"]),
+        (4, ["gallery/plain", "train/plain"]),
+    ):
         path = tmp_path / f"{fold}.csv"
         config = data(table=str(path), source=f"furniture-fold{fold}")
         assert sources.ensure_table(config) == path
