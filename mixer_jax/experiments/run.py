@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from mixer_jax.experiments import frozen, methods, objectives, ranking
-from mixer_jax.experiments.folds import TEST, VAL, Fold
+from mixer_jax.experiments.folds import TEST, TRAIN, VAL, Fold
 from mixer_jax.experiments.methods import Budget, Setting
 from mixer_jax.experiments.results_log import FINAL, TRIAL, ResultsLog, Row
 from mixer_jax.experiments.suites import Method
 from mixer_jax.runtime import identity, progress
+from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.checkpoint.checkpoints import Trained
 
 FEATURES = "features"  # folder with the features of each data set
@@ -98,8 +99,10 @@ def run(
       say: called with messages.
 
     Raises:
-      UserError: if the results are damaged, or the disk is full.
+      UserError: if a method leaves out a part that a data set does not have,
+        the results are damaged, or the disk is full.
     """
+    _check_parts(plan)
     log = ResultsLog(out, say)
     try:
         suite = _Suite(plan, out, mesh, log, say)
@@ -112,6 +115,21 @@ def run(
                 suite.measure(method, fold, count)
     finally:
         log.close()
+
+
+def _check_parts(plan: Plan) -> None:
+    """Checks that each method trains on something else than the others."""
+    for part in sorted({method.without for method in plan.methods} - {""}):
+        name = f"{TRAIN}/{part}"
+        for data, folds in plan.data.items():
+            for fold in folds:
+                if not (fold.frame["split"] == name).any():
+                    raise UserError(
+                        f"The suite {plan.suite} compares training with and "
+                        f"without the part '{name}', which fold {fold.name} of "
+                        f"{data} does not have; choose another --suite, or add "
+                        "the part to the column `split`."
+                    )
 
 
 class _Suite:

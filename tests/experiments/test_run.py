@@ -146,3 +146,14 @@ def test_unknown_names_are_explained(tiny, tmp_path, capsys):
     assert command.main([*arguments, "--methods=linaer map"]) == 2
     assert "no method named 'linaer map'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_left_out_parts_have_to_exist(tiny, tmp_path, capsys, monkeypatch):
+    method = Method("without", "Losses", loss="triplet", without="mosaic")
+    monkeypatch.setitem(suites.SUITES, "tiny", lambda: [method])
+    arguments = ["--suite=tiny", f"--out={tmp_path / 'out'}"]
+    arguments.append(f"--data=colors={tmp_path / 'data/folds'}")
+    assert command.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "the part 'train/mosaic', which fold one of colors" in error
+    assert not (tmp_path / "out" / results_log.NAME).exists()
