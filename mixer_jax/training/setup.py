@@ -201,6 +201,13 @@ def assemble(config: ConfigDict, num_categories: int, mesh: Mesh) -> Setup:
 def _check_frozen(
     config: ConfigDict, rates: dict[str, float], has_statistics: bool
 ) -> None:
+    whitens = config.model.init == "whitened" and not config.init_from
+    if whitens and not any(rates.values()):
+        # The embeddings of a frozen model are stored before the towers start.
+        raise UserError(
+            "model.init is 'whitened', but optimizer.parts freezes all "
+            "parameters; set model.init to 'random'."
+        )
     encoder = [m for path, m in rates.items() if path.startswith("image_enc")]
     trains = has_statistics and config.model.image.batch_norm == "train"
     if trains and not any(encoder):

@@ -13,7 +13,6 @@ from mixer_jax.data.tables.samples import Samples
 from mixer_jax.models import whitening
 from mixer_jax.runtime import mesh as mesh_lib
 from mixer_jax.runtime import progress
-from mixer_jax.runtime.errors import UserError
 from mixer_jax.training.inputs import Content
 from mixer_jax.training.setup import Setup
 
@@ -39,16 +38,8 @@ def whiten(
         if the images of queries do not differ from those of documents of the
         same category, or if fewer than two categories have both.
       say: called with a message if they are unchanged.
-
-    Raises:
-      UserError: if the towers are frozen.
     """
     mesh = setup.mesh
-    if not any(setup.rates.values()):
-        raise UserError(
-            f"model.init is {NAME!r}, but optimizer.parts freezes both towers; "
-            "set model.init to 'random'."
-        )
     rows = pairs(setup.inputs.samples, PAIRS, setup.config.seed)
     found = None
     if len(rows[0]):

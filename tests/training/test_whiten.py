@@ -107,11 +107,12 @@ def test_a_stage_after_another_keeps_its_towers(config, tmp_path, monkeypatch):
     assert np.any(np.asarray(state.proxies))
 
 
-def test_frozen_towers_are_refused(config, tmp_path):
+def test_frozen_models_are_refused_before_anything_is_computed(
+    config, tmp_path
+):
     config.optimizer.parts = (("", 0.0),)
-    run, content, variables = start(config, tmp_path)
-    with pytest.raises(UserError, match="freezes both towers"):
-        whiten.whiten(run, content, variables, print)
+    with pytest.raises(UserError, match="freezes all parameters"):
+        setup.make(config, tmp_path, mesh_lib.make_mesh())
 
 
 @pytest.mark.parametrize("image", ["", "query-0-0.png"])
