@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.head.scale = 16.0
     config.head.margin_size = 0.2
     config.proxies.init = "imprint"
-    config.proxies.imprint_samples = 4
+    config.proxies.imprint_samples = 4  # enough for a mean
     config.proxies.learning_rate = 1.0
     config.optimizer.parts = (
         ("image_encoder/(stem|block[0-7]/)", 0.0),

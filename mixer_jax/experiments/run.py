@@ -118,7 +118,7 @@ def run(
 
 
 def _check_parts(plan: Plan) -> None:
-    """Checks that each method trains on something else than the others."""
+    """Checks that all parts that methods leave out exist."""
     for part in sorted({method.without for method in plan.methods} - {""}):
         name = f"{TRAIN}/{part}"
         for data, folds in plan.data.items():

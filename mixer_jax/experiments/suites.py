@@ -118,7 +118,7 @@ def _head(name: str, head: str, share: float = 1.0, near: int = 1) -> Method:
 
 
 def mosaics() -> list[Method]:
-    """What training on pictures of two products does for such queries."""
+    """Training with and without queries that show a second product."""
     found = _floors("Mosaics")
     for fusion in ("image_only", "concept_attention"):
         method = _towers("cosface", fusion, "Mosaics")

@@ -36,7 +36,7 @@ def whiten(
       content: the training samples.
       variables: the model's initial variables, replicated; returned unchanged
         if the images of queries do not differ from those of documents of the
-        same category, or if fewer than two categories have both.
+        same category, or if there are fewer than two pairs.
       say: called with a message if they are unchanged.
     """
     mesh = setup.mesh
