@@ -264,7 +264,7 @@ def _plot_differences(
     return plots.intervals(
         {method: tuple(difference) for method, difference in ordered},
         f"{title}: Identical@1 minus that of {reference}",
-        "difference in Identical@1, percentage points",
+        "difference, percentage points",
         0.0,
     )
 
