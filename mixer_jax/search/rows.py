@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from mixer_jax.runtime.arrays import normalize
 from mixer_jax.runtime.mesh import make_mesh, replicated
 from mixer_jax.search import segment_ranking, segment_search
+from mixer_jax.search.held import GROUP
 from mixer_jax.search.queries import (
     Asked,
     Queries,
@@ -30,9 +31,10 @@ MAX_K = 1000
 BLOCK = 4096  # contiguous rows on a device
 _SPARE = 32  # groups scored in addition to 2 k
 # Factors by which the number of groups grows for unsettled queries, and its
-# maximum. Up to `_FEW` queries start with the second factor, which costs little
-# for so few.
-_TIMES, _MOST, _FEW = (1, 4, 16), 2**14, 8
+# maximum. A search starts with the second factor if it then scores less than
+# `_LITTLE` of the rows: gathering a row takes far longer than screening it, but
+# repeating a query means screening all rows again.
+_TIMES, _MOST, _LITTLE = (1, 4, 16), 2**14, 1 / 64
 _LEAST_K = 16  # k is rounded up to a power of two, to compile fewer sizes
 _RELEVANT = 16  # relevant rows ranked at once per query
 
@@ -184,7 +186,8 @@ class Rows:
         left = np.arange(count)
         scored = 2 * width + _SPARE
         levels = [min(times * scored, _MOST) for times in _TIMES]
-        for kept in (*levels[int(count <= _FEW) :], None):
+        more = count * levels[1] * GROUP < _LITTLE * len(self)
+        for kept in (*levels[int(more) :], None):
             begun = [
                 (these, self._begin(block, masks, width, kept))
                 for these, block, _ in asked.blocks(left)

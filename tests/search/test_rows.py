@@ -152,7 +152,21 @@ def test_thousands_of_equal_rows(num_devices, searches):
     rows.append(vectors)
     queries = np.concatenate([vectors[:1], lattice(rng, 2)])
     check(rows.search(queries, 9), expected(queries, vectors, 9))
-    assert searches == [256, None]
+    assert searches == [64, 256, None]
+
+
+def test_few_queries_of_many_rows_start_with_more_groups(searches, monkeypatch):
+    rng = np.random.default_rng(3)
+    vectors = lattice(rng, 4300)
+    rows = make(2, capacity=4352)
+    rows.append(vectors)
+    queries = lattice(rng, 3)
+    monkeypatch.setattr(rows_lib, "_LITTLE", 0.5)  # of the rows: 2,150
+    for count, first in ((1, 256), (2, 64)):  # 256 groups hold 2,048 rows
+        searches.clear()
+        found = rows.search(queries[:count], 9)
+        check(found, expected(queries[:count], vectors, 9))
+        assert searches[0] == first
 
 
 def test_rows_within_the_rounding_error(searches):
