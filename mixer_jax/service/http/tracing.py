@@ -4,8 +4,8 @@ import contextlib
 import datetime
 import json
 import queue
+import random
 import re
-import secrets
 import sys
 import threading
 import time
@@ -39,6 +39,9 @@ def with_tracing(
       stream: where to log; default: standard error.
     """
     lines = _Log(stream) if log else None
+    # Not `secrets`: its system call releases the global interpreter lock, and
+    # the event loop would wait milliseconds to get it back from busy threads.
+    numbers = random.Random()
 
     async def traced(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +51,9 @@ def with_tracing(
             return
         begin, status = time.perf_counter(), 500
         given = Headers(scope=scope).get(HEADER, "")
-        name = given if _SANE.fullmatch(given) else secrets.token_hex(8)
+        name = given
+        if not _SANE.fullmatch(given):
+            name = f"{numbers.getrandbits(64):016x}"
         # The router adds the route to this dictionary.
         scope["state"] = dict(scope.get("state") or {}) | {"request_id": name}
 
