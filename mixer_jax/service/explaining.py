@@ -43,7 +43,7 @@ class Explanations:
     def __init__(self) -> None:
         """Starts the thread."""
         self._batcher: Batcher[_Job, Explained] = Batcher(
-            lambda jobs: [_explain(job) for job in jobs], 1, WAITING
+            [lambda jobs: [_explain(job) for job in jobs]], 1, WAITING
         )
 
     def submit(

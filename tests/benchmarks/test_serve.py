@@ -34,11 +34,17 @@ def test_all_loads_are_measured(monkeypatch):
     monkeypatch.setattr(serve, "MINUTE", 0.2)
     rows = serve.measure(20, 0.2, 2, model)
     assert [row["load"].split()[0] for row in rows] == [
-        *("bare", "bare", "clients", "rate", "rate", "minute", "minute")
+        *("bare", "bare", "clients"),
+        *("rate", "rate", "rate", "minute", "minute"),
+    ]
+    capacity = rows[3]["per_s"]
+    assert [row["rate"] / capacity for row in rows[4:6]] == [
+        pytest.approx(0.8),
+        pytest.approx(3),
     ]
     assert all(row["per_s"] > 0 and row["p99_ms"] > 0 for row in rows)
     assert all(row["resident_mb"] > 100 for row in rows[-2:])
-    assert serve.table(rows).row_count == 7
+    assert serve.table(rows).row_count == 8
 
 
 def test_growth_compares_the_last_minutes_with_the_first():

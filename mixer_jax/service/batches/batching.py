@@ -1,19 +1,21 @@
-"""Runs a function on batches of items that arrive at about the same time.
+"""Runs stages of functions on batches of items that arrive at about one time.
 
-A batch starts as soon as the previous one has ended, with all items that have
-arrived by then. A single item therefore never waits for others, and batches
-grow with the load.
+A batch starts as soon as the previous one has left the first stage, with all
+items that have arrived by then. A single item therefore never waits for others,
+and batches grow with the load.
 """
 
 import collections
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Stage = Callable[[Sequence[Any]], Sequence[Any]]
 
 _FORGET = 0.2  # weight of a new measurement in the mean time per item
 
@@ -31,34 +33,39 @@ class FullError(Exception):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs a function on batches of submitted items, in its own thread.
+    """Runs batches of submitted items through stages, each in its own thread.
 
     Attributes:
       seconds: the mean time per item; 0 before the first batch.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Sequence[Item]], Sequence[Result]],
-        size: int,
-        waiting: int,
-    ):
-        """Starts the thread.
+    def __init__(self, stages: Sequence[Stage], size: int, waiting: int):
+        """Starts the threads.
 
         Args:
-          function: returns a result for each item of a batch.
+          stages: functions that return a value for each item of a batch, which
+            is the item of the next stage, or its result.
           size: the maximum number of items per batch.
-          waiting: the maximum number of waiting items.
+          waiting: the maximum number of items that wait for the first stage.
         """
-        self._function, self._size, self._waiting = function, size, waiting
+        self._size, self._waiting = size, waiting
         self._queue: collections.deque[tuple[Item, Future]] = (
             collections.deque()
         )
         self._changed = threading.Condition()
         self._is_closed = False
+        self._ended = 0.0  # time when the last batch ended
         self.seconds = 0.0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        # A stage that falls behind keeps the previous one from starting more.
+        between = [queue.Queue(1) for _ in stages[1:]]
+        sources = [self._next, *(each.get for each in between)]
+        sinks = [*(each.put for each in between), self._finish]
+        self._threads = [
+            threading.Thread(target=_run, args=each, daemon=True)
+            for each in zip(stages, sources, sinks, strict=True)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, item: Item) -> "Future[Result]":
         """Queues an item; the future has its result, or the error of its batch.
@@ -81,41 +88,73 @@ class Batcher(Generic[Item, Result]):
         return future
 
     def close(self) -> None:
-        """Finishes the submitted items and ends the thread."""
+        """Finishes the submitted items and ends the threads."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        while batch := self._next():
-            begin = time.monotonic()
-            futures = [future for _, future in batch]
-            try:
-                results = self._function([item for item, _ in batch])
-                for future, result in zip(futures, results, strict=True):
-                    future.set_result(result)
-            except BaseException as error:  # Raised in the waiting threads.
-                for future in futures:
-                    if not future.done():
-                        future.set_exception(error)
-            seconds = (time.monotonic() - begin) / len(batch)
-            known = self.seconds or seconds
-            self.seconds = known + _FORGET * (seconds - known)
+    def _next(self) -> "_Batch | None":
+        """Waits for items and returns a batch; None if the batcher is closed.
 
-    def _next(self) -> list[tuple[Item, Future]]:
-        """Waits for items and returns a batch; [] if the batcher is closed."""
+        Items whose futures are canceled are dropped.
+        """
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._is_closed)
                 if not self._queue:
-                    return []
+                    return None
                 count = min(self._size, len(self._queue))
-                batch = [self._queue.popleft() for _ in range(count)]
-                batch = [
-                    each
-                    for each in batch
-                    if each[1].set_running_or_notify_cancel()
+                some = [self._queue.popleft() for _ in range(count)]
+                some = [
+                    (item, future)
+                    for item, future in some
+                    if future.set_running_or_notify_cancel()
                 ]
-                if batch:
-                    return batch
+                if some:
+                    return _Batch(*map(list, zip(*some, strict=True)))
+
+    def _finish(self, batch: "_Batch | None") -> None:
+        """Sets the results of a batch."""
+        if batch is None:
+            return
+        for future, result in zip(batch.futures, batch.items, strict=True):
+            future.set_result(result)
+        # Stages overlap: count the time since the previous batch ended.
+        now = time.monotonic()
+        seconds = (now - max(batch.begin, self._ended)) / len(batch.futures)
+        self._ended = now
+        known = self.seconds or seconds
+        self.seconds = known + _FORGET * (seconds - known)
+
+
+class _Batch:
+    """Items between two stages, and the futures of their results."""
+
+    def __init__(self, items: Sequence[Any], futures: Sequence[Future]):
+        self.items, self.futures = items, futures
+        self.begin = time.monotonic()
+
+
+def _run(
+    stage: Stage,
+    source: Callable[[], _Batch | None],
+    sink: Callable[[_Batch | None], None],
+) -> None:
+    """Runs a stage on batches from `source`, until None, which is passed on."""
+    while (batch := source()) is not None:
+        try:
+            results = stage(batch.items)
+            if len(results) != len(batch.items):
+                raise ValueError(
+                    f"A stage returned {len(results)} values for "
+                    f"{len(batch.items)} items."
+                )
+        except BaseException as error:  # Raised in the waiting threads.
+            for future in batch.futures:
+                future.set_exception(error)
+            continue
+        batch.items = results
+        sink(batch)
+    sink(None)

@@ -1,9 +1,10 @@
 """Answers queries in small batches: embeds them together, then searches.
 
-    request -> Admission -> decoding in a thread -> Batcher -> answer
+    request -> Admission -> decoding in a thread -> embedding -> searching
 
-A batch starts when the previous one has ended, with the queries that have
-arrived by then. Queries with the same options are searched together.
+Embedding and searching are the two stages of a `Batcher`: a batch starts when
+the previous one is embedded, with the queries that have arrived by then, and
+runs beside its search. Queries with the same options are searched together.
 """
 
 import json
@@ -20,7 +21,7 @@ from mixer_jax.service.batches.encoder import SIZE, Encoder, Query
 from mixer_jax.service.batches.generations import Generation
 from mixer_jax.service.stores.interface import Hit
 
-WAITING = 16  # queries that may wait while a batch runs
+WAITING = 32  # queries that may wait while a batch runs
 
 Observe = Callable[[str, float], None]  # stage name, seconds
 
@@ -58,6 +59,7 @@ class Job(NamedTuple):
 
 
 Answer = list[Hit] | np.ndarray | Exception
+Embedded = tuple[Job, np.ndarray | Exception]
 
 
 class Admission:
@@ -95,18 +97,18 @@ class Admission:
 
 
 class Searches:
-    """Answers jobs in batches, in its own thread.
+    """Answers jobs in batches, in its own threads.
 
     Attributes:
       admission: counts the queries in flight.
     """
 
     def __init__(self, observe: Observe = lambda stage, seconds: None):
-        """Starts the thread; `observe` gets the seconds of each stage."""
+        """Starts the threads; `observe` gets the seconds of each stage."""
         self._observe = observe
         limit = SIZE + WAITING
         self._batcher: batching.Batcher[tuple[Job, float], Answer] = (
-            batching.Batcher(self._answer, SIZE, waiting=limit)
+            batching.Batcher([self._embed, self._search], SIZE, waiting=limit)
         )
         self.admission = Admission(limit, lambda: self._batcher.seconds)
 
@@ -116,29 +118,16 @@ class Searches:
         return self._batcher.submit((job, begin))
 
     def close(self) -> None:
-        """Finishes the submitted jobs and ends the thread."""
+        """Finishes the submitted jobs and ends the threads."""
         self._batcher.close()
 
-    def _answer(self, batch: Sequence[tuple[Job, float]]) -> list[Answer]:
-        """Returns the answer to each job, or its error."""
+    def _embed(self, batch: Sequence[tuple[Job, float]]) -> list[Embedded]:
+        """Embeds the queries of jobs that were submitted at the given times."""
         begin = time.perf_counter()
         for _, since in batch:
             self._observe("queue", begin - since)
+        self._observe("batch", len(batch))
         jobs = [job for job, _ in batch]
-        vectors = self._embed(jobs)
-        encoded = time.perf_counter()
-        self._observe("encode", encoded - begin)
-        answers: list[Answer] = list(vectors)
-        good = [i for i, v in enumerate(vectors) if isinstance(v, np.ndarray)]
-        for rows in _groups(jobs, good):
-            self._search(jobs, vectors, rows, answers)
-        ended = time.perf_counter()
-        self._observe("search", ended - encoded)
-        self._observe("batch", len(jobs))
-        return answers
-
-    def _embed(self, jobs: Sequence[Job]) -> list[np.ndarray | Exception]:
-        """Returns the vectors of the jobs' queries, f32 `[D]`, or errors."""
         vectors: list[Any] = [job.query for job in jobs]
         for generation in {job.generation for job in jobs}:
             rows = [
@@ -151,26 +140,27 @@ class Searches:
             found = _embed_all(generation.encoder, [vectors[r] for r in rows])
             for row, vector in zip(rows, found, strict=True):
                 vectors[row] = vector
-        return vectors
+        self._observe("encode", time.perf_counter() - begin)
+        return list(zip(jobs, vectors, strict=True))
 
-    def _search(
-        self,
-        jobs: Sequence[Job],
-        vectors: Sequence[np.ndarray],
-        rows: Sequence[int],
-        answers: list[Answer],
-    ) -> None:
-        """Searches for jobs with the same index and options."""
-        first, options = jobs[rows[0]], jobs[rows[0]].options
-        if options is None:
-            return
-        queries = np.stack([vectors[row] for row in rows])
-        try:
-            found = first.generation.index.find(queries, **options._asdict())
-        except Exception as error:  # Each request reports the error.
-            found = [error] * len(rows)
-        for row, one in zip(rows, found, strict=True):
-            answers[row] = one
+    def _search(self, batch: Sequence[Embedded]) -> list[Answer]:
+        """Returns the answer to each embedded job, or its error."""
+        begin = time.perf_counter()
+        answers: list[Answer] = [vector for _, vector in batch]
+        for rows in _groups(batch):
+            job, _ = batch[rows[0]]
+            assert job.options is not None
+            index = job.generation.index
+            queries = np.stack([answers[row] for row in rows])
+            found: Sequence[Answer]
+            try:
+                found = index.find(queries, **job.options._asdict())
+            except Exception as error:  # Each request reports the error.
+                found = [error] * len(rows)
+            for row, one in zip(rows, found, strict=True):
+                answers[row] = one
+        self._observe("search", time.perf_counter() - begin)
+        return answers
 
 
 def _embed_all(
@@ -188,11 +178,11 @@ def _embed_all(
     return [one for query in queries for one in _embed_all(encoder, [query])]
 
 
-def _groups(jobs: Sequence[Job], rows: Sequence[int]) -> list[list[int]]:
-    """Returns the given rows of jobs, grouped by index and options."""
+def _groups(batch: Sequence[Embedded]) -> list[list[int]]:
+    """Groups the rows of jobs to search for by index and options."""
     groups: dict[Any, list[int]] = {}
-    for row in rows:
-        job = jobs[row]
-        key = id(job.generation), job.options and job.options.key
-        groups.setdefault(key, []).append(row)
+    for row, (job, vector) in enumerate(batch):
+        if job.options is not None and isinstance(vector, np.ndarray):
+            key = id(job.generation), job.options.key
+            groups.setdefault(key, []).append(row)
     return list(groups.values())

@@ -90,7 +90,9 @@ def test_only_bad_queries_of_a_batch_fail(shared, searches):
             Job(generation, Query(None, "\ud800"), None),
             Job(generation, RED, Options(1)),
         ]
-        answers = searches._answer([(job, 0.0) for job in jobs])
+        answers = searches._search(
+            searches._embed([(job, 0.0) for job in jobs])
+        )
     for good, category in ((0, "blue"), (3, "red")):
         assert [hit.category for hit in answers[good]] == [category]
     for bad in (1, 2):
