@@ -22,11 +22,19 @@ from mixer_jax.runtime.errors import UserError
 
 
 class Line(NamedTuple):
-    """One method's line in a table."""
+    """One method's line in a table.
+
+    Attributes:
+      method: its name.
+      ours: whether the others are compared with it.
+      cells: its figures.
+      note: the number of its folds, if others have more.
+    """
 
     method: str
     ours: bool
     cells: tuple[Cell, ...]
+    note: str = ""
 
 
 class Section(NamedTuple):
@@ -132,7 +140,8 @@ def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
         for (method,), some in scores_lib.group(rows, "method").items()
         if (found := scores_lib.score(some)) is not None
     }
-    first = next(iter(scores.values()))
+    first = max(scores.values(), key=lambda one: len(one.hits))
+    parts = sorted({name for one in scores.values() for name in one.parts})
     sections = scores_lib.group((s.rows[0] for s in scores.values()), "section")
     return {
         "suite": suite,
@@ -146,8 +155,8 @@ def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
             make_section(title, [row["method"] for row in some], scores)
             for (title,), some in sections.items()
         ],
-        "parts": sorted(first.parts),
-        "by_part": _by_part(scores),
+        "parts": parts,
+        "by_part": _by_part(parts, scores),
         "searches": [
             one
             for method in scores
@@ -156,21 +165,39 @@ def _data(suite: str, name: str, rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def _by_part(scores: Mapping[str, Scores]) -> list[Line]:
+def _by_part(names: Sequence[str], scores: Mapping[str, Scores]) -> list[Line]:
     """Returns a line with Identical@1 of each part for each method."""
-    names = sorted(next(iter(scores.values())).parts)
+    notes = _notes(scores)
+    whole = [one for method, one in scores.items() if not notes[method]]
     best = [
-        percent(max(one.parts[name] for one in scores.values()))
+        percent(max(one.parts.get(name, 0.0) for one in whole))
         for name in names
     ]
     return [
         Line(
             method,
             method in suites.REFERENCES,
-            make_cells([percent(one.parts[name]) for name in names], best),
+            make_cells([percent(one.parts.get(name)) for name in names], best),
+            notes[method],
         )
         for method, one in scores.items()
     ]
+
+
+def _notes(scores: Mapping[str, Scores]) -> dict[str, str]:
+    """Returns "2 of 5 folds" for methods that were not measured on all folds.
+
+    Their figures are of fewer queries, so they are never the best.
+    """
+    counts = {
+        method: len({row["fold"] for row in one.rows})
+        for method, one in scores.items()
+    }
+    most = max(counts.values())
+    return {
+        method: "" if count == most else f"{count} of {most} folds"
+        for method, count in counts.items()
+    }
 
 
 def make_section(
@@ -197,8 +224,10 @@ def make_section(
         if method != reference
         and (difference := _compare(scores[method], ours)) is not None
     }
+    notes = _notes(scores)
+    whole = [method for method in shown if not notes[method]]
     best = [
-        percent(max(scores[m].measures[key] for m in shown))
+        percent(max((scores[m].measures[key] for m in whole), default=None))
         for key, _ in MEASURES
     ]
     lines = [
@@ -206,6 +235,7 @@ def make_section(
             method,
             method == reference,
             _cells(scores[method], best, differences.get(method)),
+            notes[method],
         )
         for method in shown
     ]
@@ -240,10 +270,9 @@ def _details(
     one: Scores, difference: bootstrap.Difference | None
 ) -> tuple[str, ...]:
     """Returns the spread over seeds, the difference, and the time per run."""
-    spread = "–"  # noqa: RUF001
+    spread = text = percent(None)
     if len(one.by_seed) > 1:
         spread = f"{100 * np.std(one.by_seed, ddof=1):.1f}"
-    text = "–"  # noqa: RUF001
     if difference is not None:
         value, low, high = map(_signed, difference)
         text = f"{value} [{low}, {high}]"

@@ -87,6 +87,20 @@ def test_interrupted_folds_are_left_out(rows, tmp_path):
     assert page.count("<td>60.0</td><td>learning_rate 0.001</td>") == 1
 
 
+def test_methods_with_fewer_folds_are_marked_and_never_best(rows, tmp_path):
+    rows.append(row("triplets", [2] * 10, fold="b"))
+    rows.append(row(suites.OURS, [2] * 10, fold="b"))
+    write(tmp_path, rows)
+    assert report.main([f"--experiments={tmp_path}"]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    mark = "frozen encoders <small>(1 of 2 folds)</small>"
+    assert page.count(f'<th scope="row">{mark}</th>') == 2  # and by part
+    assert "20 test queries of 10 categories" in page
+    # The others have 45.0 and 30.0 over both folds.
+    assert "<td><b>45.0</b></td>" in page
+    assert "<td>50.0</td>" in page
+
+
 def test_figures_are_means_over_seeds(rows):
     one = scores.score(rows[:3])
     assert one.by_seed == [0.6, 0.5]
