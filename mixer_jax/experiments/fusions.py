@@ -2,7 +2,7 @@
 
 The model's encoders stay frozen; new towers, fusion and proxies are trained on
 precomputed patches and token vectors. All fusions thus share the same encoders,
-which were fine-tuned for the model's own fusion, and start whitened.
+which were fine-tuned for the model's own fusion. The towers start whitened.
 """
 
 import functools
@@ -284,6 +284,7 @@ def train(
                 begin = time.perf_counter()
         fitted = functools.partial(embed, jax.device_get(state.params))
         seconds = (time.perf_counter() - begin) / max(config.steps - 1, 1)
+        seconds = seconds if config.steps > 1 else 0.0
         yield Fitted(fitted, state.proxies, ids, seconds)
 
 

@@ -315,13 +315,13 @@ def check_out(folder: str | os.PathLike) -> None:
 
 def lines(result: dict[str, Any]) -> str:
     """Returns the points as a table for the terminal, best first."""
-    header = f"{'threshold':>5} {'neighbors':>10}"
+    header = f"{'threshold':>9} {'neighbors':>10}"
     rows = [f"{header} {'Identical@1':>12} {'B-cubed F1':>11}"]
     points = [(point, "") for point in result["points"]]
     points.append((result["used"], " in use"))
     points.sort(key=lambda p: -(p[0]["identical_at_1"] or 0.0))
     for point, mark in points:
-        row = f"{point['threshold']:5.2f} {point['neighbors']:10}"
+        row = f"{point['threshold']:9.2f} {point['neighbors']:10}"
         for key, width in (("identical_at_1", 12), ("bcubed_f1", 11)):
             value = point.get(key)
             text = "-" if value is None else f"{value:.3f}"

@@ -83,14 +83,12 @@ class Objective(NamedTuple):
         [C, D], or None.
       space: `{hyper-parameter: range}`; `loss_rate` is the learning rate of
         the loss's own parameters.
-      title: its name on the page, with the paper.
       has_classes: whether `init` needs the class means.
     """
 
     apply: Callable[[Any, Pairs, Hyper], jax.Array]
     init: Callable[[np.ndarray | None, Hyper], Params]
     space: Mapping[str, Range]
-    title: str
     has_classes: bool = False
 
 
@@ -102,7 +100,7 @@ def draw(
     The others are a Latin hypercube sample: of n values of a hyper-parameter,
     one lies in each nth of its range, in a random order. A value depends on the
     name of the hyper-parameter, not on the method. So a trial has the same
-    learning rate for all methods, and none is better off by luck.
+    learning rate for all losses, and none is better off by luck.
 
     Args:
       space: the hyper-parameters.
@@ -144,6 +142,7 @@ SHARED = {
 }
 _CLASS_RATE = Range(1e-3, 1e-1, 1e-2)
 OBJECTIVES = {
+    # CosFace proxies (arXiv 1801.09414)
     "cosface": Objective(
         lambda p, b, h: losses.cosface(
             b.both, b.labels, p["proxies"], h["scale"], h["margin"]
@@ -154,17 +153,17 @@ OBJECTIVES = {
             "margin": Range(0.0, 0.4, 0.2, log=False),
             "loss_rate": _CLASS_RATE,
         },
-        "CosFace proxies (arXiv 1801.09414)",
         has_classes=True,
     ),
+    # Batch-hard triplets (arXiv 1703.07737)
     "triplet": Objective(
         lambda p, b, h: losses.batch_hard_triplet(
             b.query, b.document, b.label, h["margin"]
         ),
         lambda means, hyper: {},
         {"margin": Range(0.05, 1.0, 0.2)},
-        "Batch-hard triplets (arXiv 1703.07737)",
     ),
+    # InfoNCE, two towers (arXiv 2103.00020)
     "infonce": Objective(
         lambda p, b, h: symmetric_infonce(
             b.query, b.document, b.label, 1.0 / _scale(p)
@@ -174,8 +173,8 @@ OBJECTIVES = {
             "temperature": Range(0.02, 0.2, 0.07),
             "loss_rate": Range(1e-4, 1e-2, 1e-3),
         },
-        "InfoNCE, two towers (arXiv 2103.00020)",
     ),
+    # SigLIP (arXiv 2303.15343)
     "siglip": Objective(
         lambda p, b, h: losses.sigmoid_pairs(
             b.query, b.document, b.label, _scale(p), p["bias"]
@@ -187,8 +186,8 @@ OBJECTIVES = {
             "temperature": Range(0.02, 0.2, 0.1),
             "loss_rate": Range(1e-3, 1e-1, 1e-2),
         },
-        "SigLIP (arXiv 2303.15343)",
     ),
+    # Proxy-Anchor (arXiv 2003.13911)
     "proxy_anchor": Objective(
         lambda p, b, h: losses.proxy_anchor(
             b.both, b.labels, p["proxies"], h["alpha"], h["delta"]
@@ -199,19 +198,20 @@ OBJECTIVES = {
             "delta": Range(0.0, 0.4, 0.1, log=False),
             "loss_rate": _CLASS_RATE,
         },
-        "Proxy-Anchor (arXiv 2003.13911)",
         has_classes=True,
     ),
+    # Proxy-NCA (arXiv 1703.07464)
     "proxy_nca": Objective(
         lambda p, b, h: losses.proxy_nca(
             b.both, b.labels, p["proxies"], h["scale"]
         ),
         _proxies,
-        # A squared distance has twice the cosine: the same factors as above.
+        # The squared distance is 2 - 2 cos, so a scale s multiplies cosines by
+        # 2 s: this is CosFace's range.
         {"scale": Range(1.0, 32.0, 9.0), "loss_rate": _CLASS_RATE},
-        "Proxy-NCA (arXiv 1703.07464)",
         has_classes=True,
     ),
+    # Softmax, linear head (arXiv 1811.12649)
     "softmax": Objective(
         lambda p, b, h: losses.linear_softmax(
             b.outputs, b.labels, p["kernel"], p["bias"]
@@ -221,7 +221,6 @@ OBJECTIVES = {
             "bias": jnp.zeros(len(means), jnp.float32),
         },
         {"loss_rate": _CLASS_RATE},
-        "Softmax, linear head (arXiv 1811.12649)",
         has_classes=True,
     ),
 }

@@ -47,7 +47,17 @@ class Plan(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training run, or one measurement of frozen encoders."""
+    """One training run, or one measurement of frozen encoders.
+
+    Attributes:
+      kind: `results_log.TRIAL` or `results_log.FINAL`.
+      method: the method.
+      fold: the samples.
+      hyper: the hyper-parameters; {} for methods without.
+      seed: the seed of the training.
+      trial: the number of the trial, or of the one chosen for a final run; -1
+        for methods without trials.
+    """
 
     kind: str
     method: Method
