@@ -9,9 +9,9 @@ encoder and random weights. The rows are:
 
     bare N     decoding, embedding and searching in batches of N, without HTTP
     clients N  N clients, each sending one search after another
-    rate R     R searches per second, whether or not earlier ones are answered:
-               1.5 times the best rate above, of which the answered ones are the
-               capacity; then 0.8 and 3 times the capacity
+    rate R     R searches per second, whether or not earlier ones are answered;
+               first 1.5 times the best rate above, and the rate answered then
+               is the capacity; then 0.8 and 3 times the capacity
     minute N   with --minutes, 0.8 times the capacity, minute by minute
 
 Each row gives searches per second, searches per CPU second of this process, and

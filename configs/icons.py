@@ -4,9 +4,9 @@
         --out=icons
     python -m mixer_jax.main --config=configs/icons.py --workdir=runs/icons
 
-It finds the same thing drawn by vendors, and in styles, that it was not trained
-on. The recipe is that of configs/own_data.py. Training takes some ten minutes
-on two busy cores; with more time, raise `steps`.
+It finds the same thing in drawings by vendors, and in styles, that are not in
+the training data. The recipe is that of configs/own_data.py. Training takes
+some ten minutes on two busy cores; with more time, raise `steps`.
 """
 
 from ml_collections import ConfigDict

@@ -8,9 +8,8 @@ categories in a simulated click log. Queries are one vendor's drawings, and
 documents are the other vendor's drawings with their names, in both directions.
 The encoders, EfficientNet-Lite0 and MiniLM, are pretrained. MiniLM stays frozen
 and encodes each text once. Stage 2 trains on cached encoder features (440 MB).
-Expect losses of about 2, 2 and 3 at the ends
-of the stages; the last is higher because its images are augmented. `:smoke`
-runs a few steps on the few emoji that `launch/quickstart.sh --smoke` draws.
+Expect losses of about 2, 2 and 3 at the ends of the stages. `:smoke` runs a few
+steps on the few emoji that `launch/quickstart.sh --smoke` draws.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""Builds emoji tables that test on the drawings of a vendor not trained on.
+"""Builds emoji tables whose test queries are by a vendor never trained on.
 
-An emoji is a category, and nine or more sets draw it. There is one table per
-family of vendors, such as fluent.csv. Its queries for testing are drawings of
-this family, which is not in the training data, and show emoji that are not in
-the training data either.
+An emoji that at least two families of vendors draw is a category. There is one
+table per family of vendors, such as fluent.csv. Its queries for testing are
+drawings of this family, which is not in the training data, and show emoji that
+are not in the training data either.
 
     python -m mixer_jax.demo.emoji_vendors --out=DIR [--size=128]
         [--package=FILE.tgz or folder] [--limit=N]

@@ -67,8 +67,8 @@ def check(data: ConfigDict) -> Path:
     if not data.source:
         raise UserError(
             f"There is no sample table at {one_line(str(path))}. Write one "
-            "with the columns described in the README's section on your own "
-            f"data, or set data.source to one of {known} to have it built."
+            "with the columns that docs/own_data.md describes, or set "
+            f"data.source to one of {known} to have it built."
         )
     if data.source not in SOURCES:
         raise UserError(

@@ -103,7 +103,8 @@ class Features:
           dim: D, the number of directions.
 
         Returns:
-          The whitening; None if encodings do not differ within pairs.
+          The whitening; None if there are fewer than two pairs, or if encodings
+          do not differ within pairs.
         """
         key = training["place"].to_numpy().tobytes() + bytes(str(dim), "ascii")
         if key not in self._whitenings:
@@ -133,7 +134,7 @@ class Features:
     def documents(self, frame: pd.DataFrame) -> np.ndarray:
         """Returns `images` and mean token vectors, f32 [N, Ci + Ct].
 
-        Each of both has unit length, or is zero if it is missing.
+        Each part has unit length, or is zero if the image or text is missing.
         """
         places, texts = frame["place"].to_numpy(), []
         for start in range(0, len(places), _BLOCK):
@@ -147,7 +148,7 @@ class Features:
 def load(image_size: int, text_length: int) -> Trained:
     """Returns the pretrained encoders, with untrained towers.
 
-    The towers have the settings of configs/quickstart.py.
+    The towers have the sizes and the concept memory of configs/quickstart.py.
 
     Args:
       image_size: the side of scaled images, in pixels.

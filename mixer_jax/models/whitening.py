@@ -9,7 +9,9 @@ variance within pairs::
     moments = whitening.start(size)
     for query, document, mask in batches:
         moments = whitening.add(moments, query, document, mask)
-    params = whitening.apply(params, whitening.solve(moments, kernel))
+    found = whitening.solve(moments, kernel)
+    if found is not None:
+        params = whitening.apply(params, found)
 
 References:
   Mikolajczyk and Matas, "Improving descriptors for fast tree matching by
@@ -39,8 +41,8 @@ class Moments(NamedTuple):
       count: scalar, the number of pairs.
       query: `[C]`, the sum of the queries' encodings.
       document: `[C]`, likewise of the documents.
-      squares: `[C, C]`, the sum of the outer squares of both.
-      differences: `[C, C]`, the sum of the outer squares of the differences.
+      squares: `[C, C]`, the sum of x x^T over both encodings x.
+      differences: `[C, C]`, the sum of x x^T over the differences x.
     """
 
     count: jax.Array
@@ -108,8 +110,9 @@ def solve(
       shrinkage: see `SHRINKAGE`.
 
     Returns:
-      The whitening; None if encodings do not differ within pairs. The outputs
-      in the directions that were found have a mean square of 1 per element.
+      The whitening; None if there are fewer than two pairs, or if encodings do
+      not differ within pairs. The mean square of the outputs is 1, averaged
+      over the directions that were found.
     """
     count, query, document, squares, differences = (
         np.asarray(moment, np.float64) for moment in moments

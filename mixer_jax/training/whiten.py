@@ -49,11 +49,11 @@ def whiten(
     if found is None:
         say(
             f"{setup.config.name}: the towers start at random, because "
-            f"{NAME!r} needs categories with different images of a query and "
-            "of a document"
+            f"{NAME!r} needs at least two categories with different images of "
+            "a query and of a document"
         )
         return variables
-    # Other machines may compute other last digits.
+    # Processes may differ in the last digits: use those of process 0.
     found = whitening.Whitening(*multihost_utils.broadcast_one_to_all(found))
     params = whitening.apply(jax.device_get(variables["params"]), found)
     return jax.device_put(
@@ -111,7 +111,7 @@ def pairs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws pairs of a query and a document of the same category.
 
-    All categories have a pair before one has another. No two pairs show the
+    Pairs are drawn in rounds of one pair per category. No two pairs show the
     same two images, in whatever role, and no pair shows one image twice or
     lacks one.
 

@@ -20,11 +20,12 @@ def hypercolumns(maps: Sequence[jax.Array]) -> jax.Array:
     blocks contribute equally to the mean of an image.
 
     Args:
-      maps: feature maps [B, Hi, Wi, Ci]; every size is that of the last map
-        or, up to rounding up, a multiple of it.
+      maps: feature maps [B, Hi, Wi, Ci] of one dtype. With the last map's
+        height H, windows of ceil(Hi / H) rows must give H rows; likewise Wi.
 
     Returns:
-      [B, P, sum of Ci], where P is the number of cells of the last map.
+      [B, P, sum of Ci] in that dtype, where P is the number of cells of the
+      last map.
     """
     columns = [_cells(x_BxHxWxC, maps[-1].shape) for x_BxHxWxC in maps]
     return jnp.concatenate(columns, -1)

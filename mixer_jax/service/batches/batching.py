@@ -1,4 +1,4 @@
-"""Runs stages of functions on batches of items that arrive at about one time.
+"""Runs batches of items that arrive at about the same time through stages.
 
 A batch starts as soon as the previous one has left the first stage, with all
 items that have arrived by then. A single item therefore never waits for others,

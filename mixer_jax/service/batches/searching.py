@@ -3,8 +3,9 @@
     request -> Admission -> decoding in a thread -> embedding -> searching
 
 Embedding and searching are the two stages of a `Batcher`: a batch starts when
-the previous one is embedded, with the queries that have arrived by then, and
-runs beside its search. Queries with the same options are searched together.
+the previous one is embedded, with the queries that have arrived by then, and is
+embedded while that one is searched. Queries with the same options are searched
+together.
 """
 
 import json
@@ -21,9 +22,10 @@ from mixer_jax.service.batches.encoder import SIZE, Encoder, Query
 from mixer_jax.service.batches.generations import Generation
 from mixer_jax.service.stores.interface import Hit
 
-WAITING = 32  # queries that may wait while a batch runs
+WAITING = 32  # queries held at a time, besides a batch
 
-Observe = Callable[[str, float], None]  # stage name, seconds
+# Gets ("batch", number of queries), or the name of a stage and its seconds.
+Observe = Callable[[str, float], None]
 
 
 class Options(NamedTuple):
@@ -104,7 +106,7 @@ class Searches:
     """
 
     def __init__(self, observe: Observe = lambda stage, seconds: None):
-        """Starts the threads; `observe` gets the seconds of each stage."""
+        """Starts the threads; see `Observe`."""
         self._observe = observe
         limit = SIZE + WAITING
         self._batcher: batching.Batcher[tuple[Job, float], Answer] = (

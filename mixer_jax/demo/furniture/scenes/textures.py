@@ -15,7 +15,7 @@ _LATTICE = 64  # period of the noise
 
 
 def draw(rng: np.random.Generator) -> Texture:
-    """Draws a texture; the draw is the only source of randomness."""
+    """Returns a random texture, which itself is deterministic."""
     kinds = (plain, blotches, planks, tiles, bricks, stripes)
     return kinds[rng.integers(len(kinds))](rng)
 
