@@ -92,7 +92,7 @@ def test_measure_covers_the_grid_and_the_settings_in_use(known, own_shop):
     assert json.loads(path.read_text()) == result
     lines = granularity.lines(result).splitlines()
     assert len(lines) == 3
-    assert any(line.startswith(" 0.95          4") for line in lines)
+    assert any(line.startswith("     0.95          4") for line in lines)
     assert sum(line.endswith(" in use") for line in lines) == 1
 
 
