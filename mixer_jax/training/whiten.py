@@ -49,8 +49,8 @@ def whiten(
     if found is None:
         say(
             f"{setup.config.name}: the towers start at random, because "
-            f"{NAME!r} needs at least two categories with different images of "
-            "a query and of a document"
+            f"{NAME!r} needs at least two pairs of a query and a document of "
+            "one category that show different images"
         )
         return variables
     # Processes may differ in the last digits: use those of process 0.

@@ -50,9 +50,8 @@ def with_tracing(
                 await anyio.to_thread.run_sync(lines.flush)
             return
         begin, status = time.perf_counter(), 500
-        given = Headers(scope=scope).get(HEADER, "")
-        name = given
-        if not _SANE.fullmatch(given):
+        name = Headers(scope=scope).get(HEADER, "")
+        if not _SANE.fullmatch(name):
             name = f"{numbers.getrandbits(64):016x}"
         # The router adds the route to this dictionary.
         scope["state"] = dict(scope.get("state") or {}) | {"request_id": name}

@@ -88,7 +88,7 @@ def test_a_stage_runs_beside_the_next_batch(gate):
     batcher = Batcher([gate, second], size=1, waiting=9)
     gate.opened.set()
     futures = [batcher.submit(number) for number in (1, 2)]
-    # Both stages are busy: with the first item here, with the second there.
+    # The first stage gets the second item while the other has the first one.
     second.entered.acquire()
     gate.entered.acquire()
     gate.entered.acquire()
